@@ -1,0 +1,148 @@
+"""A name of data to rows: which format a path has, and which door it goes through."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from veritune.config import nearest_name
+from veritune.errors import DataError
+from veritune.records.json_lines import (
+    MAX_LINE_BYTES,
+    Item,
+    iter_json,
+    iter_json_lines,
+)
+from veritune.records.tables import (
+    iter_arrow,
+    iter_csv,
+    iter_dataset,
+    iter_parquet,
+    open_hub_dataset,
+    open_saved_dataset,
+)
+
+TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+"""Endings of text files; each may be followed by .gz."""
+
+BINARY_ENDINGS = (".parquet", ".arrow", ".feather")
+"""Endings of columnar files."""
+
+
+def iter_rows(
+    source: str,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Item]:
+    """The rows of a file, a saved data set or a hub id, one at a time.
+
+    JSON Lines, CSV, Parquet and Arrow are streamed; a .json file is held in memory.
+
+    Args:
+        source: A path, or the id of a data set on the Hugging Face hub.
+        split: Which split of a data set with several; files have none.
+        columns: The file's column name to ours; a column that has our name already is left out.
+        max_line_bytes: Longest line of JSON Lines, in bytes; a longer one is a problem.
+
+    Yields:
+        `(origin, row)`, or the `RecordError` of a row that cannot be used.
+
+    Raises:
+        DataError: The source is missing, of no known form, damaged as a whole, or empty.
+    """
+    renamed = dict(columns or {})
+    num_items = 0
+    try:
+        for item in _open_source(source, split, renamed, max_line_bytes):
+            num_items += 1
+            yield _rename(item, renamed) if renamed else item
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+        raise DataError(
+            f"the file is damaged or cannot be read, after {num_items:,} rows"
+            f" ({type(error).__name__}: {error})",
+            where=source,
+            fix="download or write the file again; the ending of the name must say its format",
+        ) from error
+    if num_items == 0:
+        raise DataError(
+            "the file is empty", where=source, fix="give a file that holds at least one row"
+        )
+
+
+def _open_source(
+    source: str, split: str, columns: dict[str, str], max_line_bytes: int
+) -> Iterator[Item]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return iter_dataset(open_saved_dataset(path, split), f"{source}[{split}]")
+    if path.is_file():
+        return _iter_file(path, source, columns, max_line_bytes)
+    near = _nearest_file(path)
+    if _looks_like_file(source):
+        raise DataError(
+            "the file does not exist",
+            where=source,
+            fix=f"did you mean {near}?" if near else "check the path",
+        )
+    return iter_dataset(open_hub_dataset(source, split, nearest_file=near), f"{source}[{split}]")
+
+
+def _iter_file(
+    path: Path, name: str, columns: dict[str, str], max_line_bytes: int
+) -> Iterator[Item]:
+    lower = path.name.lower()
+    ending = Path(lower.removesuffix(".gz")).suffix
+    if ending in BINARY_ENDINGS and not lower.endswith(".gz"):
+        yield from (iter_parquet if ending == ".parquet" else iter_arrow)(path, name)
+        return
+    if ending not in TEXT_ENDINGS:
+        raise DataError(
+            f"the ending {path.suffix!r} is not one of a known format",
+            where=name,
+            fix=f"use {', '.join(TEXT_ENDINGS)} (each also with .gz), {', '.join(BINARY_ENDINGS)}",
+        )
+    with _open_binary(path) as file:
+        if ending in (".jsonl", ".ndjson"):
+            yield from iter_json_lines(file, name, max_line_bytes=max_line_bytes)
+        elif ending == ".json":
+            yield from iter_json(file, name)
+        else:
+            delimiter = "," if ending == ".csv" else "\t"
+            yield from iter_csv(file, name, delimiter=delimiter, columns=columns)
+
+
+def _open_binary(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path)  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def _rename(item: Item, columns: dict[str, str]) -> Item:
+    if not isinstance(item, tuple):
+        return item
+    origin, row = item
+    given = {ours: row[theirs] for theirs, ours in columns.items() if theirs in row}
+    replaced = {*columns, *columns.values()}
+    kept = {name: value for name, value in row.items() if name not in replaced}
+    return origin, kept | given
+
+
+def _looks_like_file(source: str) -> bool:
+    """A hub id is `name` or `owner/name`; everything else can only be a path."""
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source:
+        return True
+    has_known_ending = source.lower().removesuffix(".gz").endswith(TEXT_ENDINGS + BINARY_ENDINGS)
+    return has_known_ending or ("/" not in source and "." in source)
+
+
+def _nearest_file(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return None
+    near = nearest_name(path.name, [file.name for file in path.parent.iterdir()])
+    return None if near is None else str(path.parent / near)
