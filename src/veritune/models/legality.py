@@ -1,0 +1,128 @@
+"""Shared against unshared on a first batch: what a model bears, found out before training.
+
+Sharing a prompt, or packing sequences into a row, is exact for models whose layers exchange
+information through attention alone. In others (linear attention, recurrent state, positions by
+index) it goes wrong without an error, so every run compares with the plain way first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from veritune.errors import ModelError
+from veritune.models.forward import CausalModel, Sharing
+from veritune.models.plain import plain_logprobs
+from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
+
+SharingSetting = Literal["auto", "shared", "packed", "padded"]
+_LEVELS: tuple[Sharing, ...] = ("shared", "packed", "padded")
+_TOLERANCE_PER_TOKEN = 2e-4
+_MAX_PROMPT, _MAX_COMPLETION = 64, 48
+_STATEFUL = ("linear_attention", "mamba", "conv", "recurrent", "ssm")
+
+
+@dataclass(frozen=True)
+class Legality:
+    """What the check found."""
+
+    sharing: Sharing
+    """The layout that is used from now on."""
+
+    errors: dict[str, float]
+    """Largest error of a sequence log-probability against the plain way, nats, by layout tried."""
+
+    reason: str | None = None
+    """Why a faster layout is not used."""
+
+
+@torch.no_grad()
+def settle_sharing(
+    model: CausalModel, groups: Sequence[TokenizedRecord], setting: SharingSetting = "auto"
+) -> Legality:
+    """Set the fastest layout of groups that gives the model's own log-probabilities.
+
+    Runs in float32 on shortened groups: the comparison is about which tokens see which, and
+    rounding would blur it.
+
+    Args:
+        model: The model; its layout is set.
+        groups: A few groups of the data, at least one.
+        setting: "auto" falls back level by level; a level's name accepts that level or stops.
+
+    Raises:
+        ModelError: The asked-for layout, or every layout, gives other log-probabilities.
+    """
+    probe = [_shortened(group) for group in groups[:3]]
+    probe = probe * 2 if len(probe) == 1 else probe
+    precision, model.precision = model.precision, "fp32"
+    was_training = model.hf.training
+    model.hf.eval()
+    try:
+        model.use_stock_attention()
+        plain = torch.cat(
+            [plain_logprobs(model.hf, g, temperature=model.temperature) for g in probe]
+        )
+        errors: dict[str, float] = {}
+        stateful = stateful_layers(model.hf.config)
+        reason = (
+            f"the model has {stateful} layers, whose state crosses sequences" if stateful else None
+        )
+        levels = _LEVELS if setting == "auto" else (setting,)
+        for level in levels:
+            if stateful and level != "padded":
+                errors[level] = float("inf")
+                continue
+            model.use_sharing(level)
+            error = _error(model, probe, plain)
+            errors[level] = error
+            tolerance = _TOLERANCE_PER_TOKEN * max(
+                int(c.bears_loss.sum()) for g in probe for c in g.completions
+            )
+            if error <= tolerance:
+                return Legality(level, errors, reason)
+            reason = (
+                f"{level} rows change log-probabilities by {error:.2g} nats (tolerance "
+                f"{tolerance:.2g})"
+            )
+    finally:
+        model.precision = precision
+        model.hf.train(was_training)
+    raise ModelError(
+        "the model does not give its own log-probabilities in "
+        + ("any layout of rows" if setting == "auto" else f"{setting} rows"),
+        where="train.sharing",
+        got=reason,
+        why="training would follow the gradient of another model",
+        fix="set train.sharing=auto" if setting != "auto" else "report the model's architecture",
+    )
+
+
+def stateful_layers(config: Any) -> str | None:
+    """The kind of layer in the config that carries state along a row, if there is one."""
+    text = config.get_text_config()
+    kinds = [str(kind) for kind in getattr(text, "layer_types", None) or ()]
+    kinds += [str(kind) for kind in getattr(text, "layers_block_type", None) or ()]
+    return next((kind for kind in kinds if any(word in kind for word in _STATEFUL)), None)
+
+
+def _error(model: CausalModel, probe: Sequence[TokenizedRecord], plain: torch.Tensor) -> float:
+    try:
+        sums, _, _ = model.completion_logprobs(model.batch(probe, range(len(probe))))
+    # Models that refuse the arguments of packed rows cannot use them; that is an answer.
+    except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError):
+        return float("inf")
+    error = (sums - plain).abs().max().item()
+    return error if np.isfinite(error) else float("inf")
+
+
+def _shortened(group: TokenizedRecord) -> TokenizedRecord:
+    completions = []
+    for completion in group.completions:
+        # Keep tokens up to a cut behind the first that bears loss.
+        first = int(np.argmax(completion.bears_loss))
+        stop = max(_MAX_COMPLETION, first + 1)
+        completions.append(TokenizedCompletion(completion.ids[:stop], completion.bears_loss[:stop]))
+    return TokenizedRecord(group.prompt[-_MAX_PROMPT:], tuple(completions), group.origin)

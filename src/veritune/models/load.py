@@ -1,0 +1,253 @@
+"""Causal language model and tokenizer from a folder or a hub id, with their identity."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from veritune.errors import ModelError
+from veritune.provenance import hash_files
+
+_WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies and what it is, by content."""
+
+    name: str
+    """As the user wrote it."""
+
+    folder: Path
+    """The folder with config and weights."""
+
+    identity: str
+    """A hash of config and weights; for an adapter, of the base model's too."""
+
+    base: "ModelSource | None" = None
+    """The base model, where `folder` holds an adapter."""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds a PEFT adapter."""
+        return self.base is not None
+
+
+def quiet_libraries() -> None:
+    """Let the libraries below speak in errors only; this package says what matters itself."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def find_model(name: str, *, setting: str = "model") -> ModelSource:
+    """Locate a model and hash it.
+
+    Args:
+        name: A folder, or a hub id.
+        setting: The setting that names it, for messages.
+
+    Raises:
+        ModelError: The folder or id does not exist, or holds no model.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _download(name, setting)
+    files = [file for pattern in _WEIGHTS for file in folder.glob(pattern)]
+    if (folder / ADAPTER_FILE).is_file():
+        from peft import PeftConfig
+
+        base_name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        if not base_name:
+            raise ModelError(
+                "the adapter does not say which model it belongs to",
+                where=setting,
+                got=name,
+                fix="set base_model_name_or_path in its adapter_config.json",
+            )
+        base = find_model(base_name, setting=f"{setting} (base of the adapter)")
+        return ModelSource(name, folder, f"{base.identity}+{hash_files(files)}", base)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "the folder holds no model",
+            where=setting,
+            got=name,
+            why="there is no config.json in it",
+            fix="give the folder that save_pretrained wrote",
+        )
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+        raise ModelError(
+            "the folder holds no weights",
+            where=setting,
+            got=name,
+            fix="give a folder with .safetensors files",
+        )
+    return ModelSource(name, folder, hash_files(files))
+
+
+def load_hf_model(source: ModelSource, *, device: torch.device, dropout: bool = False) -> Any:
+    """The model in float32 on a device; an adapter is merged into its base.
+
+    Args:
+        source: From `find_model`.
+        device: Where the weights go.
+        dropout: Leave the config's dropout rates on. Off by default, because completions of a
+            group are compared with each other and with the reference.
+
+    Raises:
+        ModelError: The weights do not load, or the model is no causal language model.
+    """
+    folder = source.base.folder if source.base is not None else source.folder
+    try:
+        config = AutoConfig.from_pretrained(str(folder))
+        if not dropout:
+            _turn_off_dropout(config)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"the model cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r})",
+            where=source.name,
+            fix="check that AutoModelForCausalLM.from_pretrained loads this folder",
+        ) from error
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"{len(missing)} weights are missing in the model's files",
+            where=source.name,
+            got=missing[0],
+            why="they would be random numbers",
+            fix="give the complete folder of the model",
+        )
+    if source.is_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(source.folder)).merge_and_unload()
+    return model.to(device)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model says of itself without its weights."""
+
+    config: Any
+    generation_config: Any
+
+
+def load_settings(source: ModelSource) -> ModelSettings:
+    """Config and generation config alone, for whoever needs no weights.
+
+    Raises:
+        ModelError: The config cannot be read.
+    """
+    folder = source.base.folder if source.base is not None else source.folder
+    try:
+        config = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the model's config cannot be read ({str(error).splitlines()[0]})", where=source.name
+        ) from error
+    try:
+        generation = GenerationConfig.from_pretrained(str(folder))
+    except (OSError, ValueError):
+        generation = GenerationConfig.from_model_config(config)
+    return ModelSettings(config, generation)
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer beside the model (an adapter's own, if it has one).
+
+    Raises:
+        ModelError: There is none.
+    """
+    folders: Sequence[Path] = [source.folder, *([source.base.folder] if source.base else [])]
+    error: Exception | None = None
+    for folder in folders:
+        # Without its files, transformers makes an empty tokenizer from the config alone.
+        if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
+            continue
+        try:
+            return AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError, TypeError, KeyError, ImportError) as failure:
+            error = failure
+    raise ModelError(
+        "the model has no tokenizer"
+        if error is None
+        else f"the tokenizer cannot be loaded: {error}",
+        where=source.name,
+        why="text cannot become tokens",
+        fix="put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder",
+    ) from error
+
+
+def end_tokens(hf_model: Any) -> tuple[int, ...]:
+    """The ids at which the model's generation stops, by its generation config."""
+    generation = getattr(hf_model, "generation_config", None)
+    ids = None if generation is None else generation.eos_token_id
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
+
+
+def longest_input(hf_model: Any, fallback: int = 2048) -> int:
+    """The most positions that the model was made for."""
+    config = hf_model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return fallback
+
+
+def check_vocabulary(hf_model: Any, tokenizer: Any, source: ModelSource) -> None:
+    """Refuse a tokenizer with ids beyond the model's embedding."""
+    rows = hf_model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            "the tokenizer has more tokens than the model has embeddings",
+            where=source.name,
+            got=f"{len(tokenizer)} tokens, {rows} embeddings",
+            fix="use the tokenizer that belongs to the model",
+        )
+
+
+def _download(name: str, setting: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+            )
+        )
+    except (
+        HFValidationError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:
+        raise ModelError(
+            "there is no such folder, and the hub gives no such model",
+            where=setting,
+            got=name,
+            why=str(error).splitlines()[0].rstrip(".") if str(error) else None,
+            fix="check the path; a hub id needs network access or a filled cache (HF_HOME)",
+        ) from error
+
+
+def _turn_off_dropout(config: Any) -> None:
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name in list(vars(part)):
+            value = getattr(part, name)
+            is_rate = "dropout" in name or "pdrop" in name or name == "layerdrop"
+            if is_rate and isinstance(value, float) and value > 0:
+                setattr(part, name, 0.0)
