@@ -1,0 +1,189 @@
+"""Every objective there is, by name, and what users are told and asked about each."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import create_model
+
+from veritune.config import Config, build_config, nearest_name
+from veritune.errors import SettingsError
+from veritune.objectives import sft
+from veritune.objectives.card import Card
+from veritune.objectives.paired import (
+    dpo,
+    exo_pref,
+    exo_pref_official,
+    ipo,
+    pmle,
+    pmle_kl,
+    robust_dpo,
+)
+from veritune.objectives.parameters import (
+    Parameter,
+    equation,
+    parameters_of,
+    source,
+    summary,
+)
+from veritune.objectives.scored import dpo_rw, exo_rw
+from veritune.objectives.unpaired import ddro, ddro_stabilized, kto, rdro, rdro_pooled
+
+CATALOG: dict[str, Card] = {
+    card.name: card
+    for card in (
+        sft.CARD,
+        dpo.CARD,
+        robust_dpo.CARD,
+        ipo.CARD,
+        exo_pref.CARD,
+        exo_pref_official.CARD,
+        pmle.CARD,
+        pmle_kl.CARD,
+        exo_rw.CARD,
+        dpo_rw.CARD,
+        kto.CARD,
+        rdro.CARD,
+        rdro_pooled.CARD,
+        ddro.CARD,
+        ddro_stabilized.CARD,
+    )
+}
+"""Every card by its name: demonstrations, pairs, scored groups, single labels."""
+
+_DATA = {
+    "demonstration": "demonstrations (a prompt and a completion to imitate)",
+    "paired": "pairs (a chosen and a rejected completion of a prompt)",
+    "scored": "scored groups (completions of a prompt with a number each)",
+    "unpaired": "single labels (a completion and whether it is desirable)",
+}
+_WIDTH = 96
+
+
+class OverviewRow(NamedTuple):
+    """One line of the listing of objectives."""
+
+    name: str
+    title: str
+    kind: str
+    needs_reference: bool
+    source: str
+
+
+def find_card(name: str) -> Card:
+    """The card of the objective with this name.
+
+    Raises:
+        SettingsError: There is none; the message gives the nearest name.
+    """
+    if name in CATALOG:
+        return CATALOG[name]
+    near = nearest_name(name.lower().replace("-", "_"), list(CATALOG))
+    names = f"the objectives are {', '.join(CATALOG)}"
+    raise SettingsError(
+        "there is no objective of this name",
+        where="objective",
+        got=name,
+        fix=f"did you mean {near}? Or: {names}" if near else names,
+    )
+
+
+def hyperparameters(card: Card) -> dict[str, Parameter]:
+    """The hyper-parameters of an objective by name, read from its loss function."""
+    return parameters_of(card.loss)
+
+
+def settings_of(
+    card: Card, given: Mapping[str, object], *, data_fraction: float | None
+) -> dict[str, float]:
+    """The hyper-parameters of a run: those given, checked, and the defaults of the rest.
+
+    Args:
+        card: The objective.
+        given: What the user set, by name; without the objective's own name.
+        data_fraction: Share of desirable examples in the training data, or None if unknown. It is
+            the value of the card's `data_fraction` hyper-parameter where the user gives none.
+
+    Returns:
+        A value for every hyper-parameter, ready to be passed to the loss.
+
+    Raises:
+        SettingsError: A name is unknown, a value is missing or out of its range, or the data have
+            only one label where the hyper-parameter is taken from them.
+    """
+    values = dict(given)
+    name = card.data_fraction
+    if name is not None and values.get(name) is None and data_fraction is not None:
+        if not 0 < data_fraction < 1:
+            raise SettingsError(
+                f"{name} is taken from the data, and the data have only one label",
+                where=f"objective {card.name}",
+                got=data_fraction,
+                why=f"{name} is the share of desirable examples and lies strictly between 0 and 1",
+                fix=f"add examples of the other label, or choose a value: objective.{name}=0.5",
+            )
+        values[name] = data_fraction
+    fields: dict[str, Any] = {
+        parameter.name: (
+            parameter.annotation,
+            ... if parameter.default is None else parameter.default,
+        )
+        for parameter in hyperparameters(card).values()
+    }
+    kind = create_model("Hyperparameters", __base__=Config, **fields)
+    settings = build_config(kind, values, where=f"objective {card.name}")
+    return {key: float(value) for key, value in settings.model_dump().items()}
+
+
+def overview() -> list[OverviewRow]:
+    """One row for each objective, in the order of the catalog."""
+    return [
+        OverviewRow(card.name, card.title, card.kind, card.needs_reference, card.source)
+        for card in CATALOG.values()
+    ]
+
+
+def describe(card: Card) -> str:
+    """All that is known of an objective, as plain text for a terminal."""
+    parts = [
+        f"{card.name}: {card.title}",
+        _wrapped(summary(card.loss)),
+        textwrap.indent(equation(card.loss), "    "),
+        "\n".join(
+            [
+                _wrapped(f"data:      {_DATA[card.kind]}", hanging=11),
+                f"reference: {'needed' if card.needs_reference else 'not read'}",
+                f"step loss: sum over the global batch, divided by its {card.normalizer}",
+                _wrapped(f"target:    {card.target}", hanging=11),
+                _wrapped(f"source:    {source(card.loss)}", hanging=11),
+            ]
+        ),
+    ]
+    parameters = hyperparameters(card).values()
+    if parameters:
+        parts.append("\n".join(["hyper-parameters:", *(_parameter(card, p) for p in parameters)]))
+    else:
+        parts.append("hyper-parameters: none")
+    return "\n\n".join(parts) + "\n"
+
+
+def _parameter(card: Card, parameter: Parameter) -> str:
+    if parameter.default is not None:
+        default = f"default {parameter.default:g}"
+    elif parameter.name == card.data_fraction:
+        default = "default: the share of desirable examples in the data"
+    else:
+        default = "must be given"
+    head = f"  {parameter.name}: {parameter.range}; {default}"
+    meaning = _wrapped(parameter.meaning, first=6, hanging=6)
+    return f"{head}\n{meaning}"
+
+
+def _wrapped(text: str, *, first: int = 0, hanging: int = 0) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * hanging,
+        break_on_hyphens=False,
+    )

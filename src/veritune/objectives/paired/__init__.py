@@ -1,0 +1,1 @@
+"""Objectives on a chosen and a rejected completion of the same prompt."""

@@ -1,0 +1,1 @@
+"""Objectives on groups of completions of one prompt, each with a score."""

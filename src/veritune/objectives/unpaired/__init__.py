@@ -1,0 +1,1 @@
+"""Objectives on single completions that are labelled desirable or undesirable."""

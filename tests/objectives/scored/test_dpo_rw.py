@@ -1,0 +1,43 @@
+from math import exp, log
+
+import pytest
+import torch
+
+from veritune.laboratory.distances import total_variation
+from veritune.laboratory.minimize import minimize
+from veritune.laboratory.population import population_loss
+from veritune.laboratory.problems import bradley_terry_problem
+from veritune.objectives.scored.dpo_rw import dpo_rw_loss, dpo_rw_optimum
+
+
+def test_dpo_rw_loss_and_its_derivatives_are_the_known_numbers(groups):
+    loss = dpo_rw_loss(groups, beta_pi=0.5, beta_r=0.5)
+    loss.sum().backward()
+
+    q = 1 / (1 + exp(-0.5 * 1.5))
+    r = 1 / (1 + exp(-1.5 / 0.5))
+    assert loss.item() == pytest.approx(-r * log(q) - (1 - r) * log(1 - q))
+    assert loss.item() == pytest.approx(0.422440, abs=5e-7)
+    chosen, rejected = groups.completions.policy.grad[0].tolist()
+    assert chosen == pytest.approx(0.5 * (q - r))
+    assert chosen == pytest.approx(-0.136698, abs=1e-6)
+    assert rejected == pytest.approx(0.136698, abs=1e-6)
+
+
+@pytest.mark.parametrize("group_size", [2, 3])
+def test_dpo_rw_minimizer_tilts_the_reference_by_reward_over_both_temperatures(group_size):
+    problem = bradley_terry_problem(num_completions=5, seed=0)
+    loss = population_loss(dpo_rw_loss, problem, group_size=group_size, beta_pi=0.7, beta_r=0.9)
+
+    found = minimize(loss, problem.reference)
+
+    assert found.gradient_norm < 1e-9
+    assert total_variation(found.policy, dpo_rw_optimum(problem, beta_pi=0.7, beta_r=0.9)) < 1e-6
+    assert total_variation(found.policy, dpo_rw_optimum(problem, beta_pi=1.0, beta_r=0.9)) > 1e-2
+
+
+def test_dpo_rw_loss_of_a_sharp_reward_is_that_of_dpo(groups):
+    loss = dpo_rw_loss(groups, beta_pi=0.1, beta_r=1e-3)
+
+    assert loss.item() == pytest.approx(-log(1 / (1 + exp(-0.15))))
+    assert loss.dtype == torch.float64
