@@ -4,6 +4,7 @@ The route of the data, one line per part, in order; a part imports only parts li
 
     errors          every error raised on purpose, and the form of a message
     ranges          named number ranges
+    findings        what pydantic finds wrong with settings, in words
     config          YAML file and dotted overrides to frozen settings
     seeds           one run seed to independent named streams
     provenance      what produced a file: settings, versions, content hashes
@@ -20,5 +21,10 @@ The route of the data, one line per part, in order; a part imports only parts li
     reports         measurements to pages
     commands        words on the command line to the route
 """
+
+import os
+
+# Nothing is reported to anyone, by the libraries below neither. They read this when imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,11 +1,10 @@
 """YAML file and dotted overrides to frozen settings, and back.
 
 A command's settings are one pydantic model composed of smaller ones, each declared beside what it
-configures. Pydantic checks types and ranges; this module gives its findings the form that
-`errors.py` describes and adds the nearest name to an unknown key.
+configures. Pydantic checks types and ranges; `findings.py` puts what it finds into words.
 """
 
-import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from veritune.errors import SettingsError
+from veritune.findings import COMMAND_LINE, part_of, settings_error
 
 
 class Config(BaseModel):
@@ -41,9 +41,9 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 def load_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str] = ()) -> ConfigT:
     """Settings from a YAML file, with `key=value` overrides on top.
 
-    An override replaces what the file holds under its key; `a.b=1` reaches into `a`. Where the
-    file holds a plain value under `a` (as in `objective: dpo`), that value is kept as the part's
-    shorthand, so `objective.beta=0.3` adds to it.
+    An override replaces what the file holds under its key; `a.b=1` reaches into `a`, whether it
+    stands before or behind `a=…`. Where `a` holds a plain value (as in `objective: dpo`), that
+    value is kept as the part's shorthand, so `objective.beta=0.3` adds to it.
 
     Args:
         kind: The settings to build.
@@ -54,17 +54,37 @@ def load_config(kind: type[ConfigT], file: Path | None, overrides: Sequence[str]
         SettingsError: The file is not a mapping, a key is unknown, or a value is out of range.
     """
     values: dict[str, Any] = {} if file is None else read_yaml_mapping(file)
-    for word in overrides:
-        _apply_override(kind, values, word)
-    return build_config(kind, values, where="settings" if file is None else str(file))
+    parsed = [_parse_override(word) for word in overrides]
+    # Outer keys first, so that `objective.beta=0.1 objective=dpo` is the same in either order.
+    for key, value in sorted(parsed, key=lambda item: item[0].count(".")):
+        _put(kind, values, key, value)
+    where = COMMAND_LINE if file is None else str(file)
+    return build_config(kind, values, where=where, overridden=[key for key, _ in parsed])
 
 
-def build_config(kind: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
-    """Settings from a mapping, or one `SettingsError` that names every finding."""
+def build_config(
+    kind: type[ConfigT],
+    values: Mapping[str, Any],
+    *,
+    where: str,
+    overridden: Sequence[str] = (),
+) -> ConfigT:
+    """Settings from a mapping.
+
+    Args:
+        kind: The settings to build.
+        values: Key to value; what is left out has its default.
+        where: What messages call the place that the values come from.
+        overridden: Dotted keys whose values come from the command line instead.
+
+    Raises:
+        SettingsError: A key is unknown, or a value has the wrong type or is out of its range. All
+            findings are in the message.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _settings_error(kind, error, where) from error
+        raise settings_error(kind, error, where, overridden) from error
 
 
 def read_yaml_mapping(file: Path) -> dict[str, Any]:
@@ -85,7 +105,14 @@ def read_yaml_mapping(file: Path) -> dict[str, Any]:
         raise SettingsError(
             f"the settings file cannot be read ({error})", where=file, fix="give a UTF-8 YAML file"
         ) from error
-    except yaml.YAMLError as error:
+    except _RepeatedKeyError as error:
+        raise SettingsError(
+            str(error),
+            where=f"{file}, line {error.line}",
+            why="only one of the values could be used, and which one is not said",
+            fix="leave the key once",
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         raise SettingsError(
@@ -107,7 +134,12 @@ def read_yaml_mapping(file: Path) -> dict[str, Any]:
 
 def dump_config(config: Config) -> str:
     """The complete settings as YAML, defaults included, in the order of declaration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    if any(character in text for character in "\x85\u2028\u2029"):
+        # PyYAML writes these as they are, and reads them as line ends.
+        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def differing_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -119,10 +151,10 @@ def differing_settings(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    """The known name most like the given one, if any is like it at all."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return found[0] if found else None
+class _RepeatedKeyError(yaml.YAMLError):
+    def __init__(self, key: object, line: int) -> None:
+        super().__init__(f"the key {key!r} is given twice")
+        self.line = line
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -131,121 +163,68 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, list | dict):
                 continue
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
+                raise _RepeatedKeyError(key, key_node.start_mark.line + 1)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-def _add_float_resolver() -> None:
-    import re
-
-    _UniqueKeyLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
-    )
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text "1e-5", which the loader above would take for a number."""
 
 
-_add_float_resolver()
+_EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+for _kind in (_UniqueKeyLoader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
 
 
-def _apply_override(kind: type[Config], values: dict[str, Any], word: str) -> None:
+def _parse_override(word: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     key = key.removeprefix("--").strip()
-    if not equals or not key:
+    if not equals or not all(part.strip() for part in key.split(".")):
         raise SettingsError(
             "an override is not of the form key=value",
-            where="command line",
+            where=COMMAND_LINE,
             got=word,
             fix="write for example train.learning_rate=1e-6; a settings file comes first, and once",
         )
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+        return key, yaml.load(text, Loader=_UniqueKeyLoader)
+    # A ValueError is a date that is none (2024-99-99), which YAML takes for a date all the same.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(
             "the value of an override is not valid YAML",
-            where=f"command line, {key}",
+            where=f"{COMMAND_LINE}, {key}",
             got=text,
-            fix="put the value in quotes",
+            fix=f"put the value in quotes, which the shell must not remove: {key}='\"…\"'",
         ) from error
-    parts = key.split(".")
+
+
+def _put(kind: type[Config], values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key, making the parts above it where they are missing."""
+    *parts, last = key.split(".")
     place = values
-    model: type[Config] | None = kind
-    for part in parts[:-1]:
-        model = _field_config(model, part)
-        below = place.get(part)
+    part: type[BaseModel] | None = kind
+    for depth, name in enumerate(parts, start=1):
+        part = part_of(part, name)
+        shorthand = getattr(part, "SHORTHAND", None)
+        below = place.get(name)
+        if below is not None and not isinstance(below, dict) and shorthand is None:
+            outer = ".".join(parts[:depth])
+            raise SettingsError(
+                f"{outer} holds a plain value, so {key} has no place in it",
+                where=COMMAND_LINE,
+                got=below,
+                fix=f"set {outer} itself" if part is None else f"write {outer} as a mapping",
+            )
         if below is None:
             below = {}
-        elif not isinstance(below, dict):
-            shorthand = None if model is None else model.SHORTHAND
-            if shorthand is None:
-                raise SettingsError(
-                    f"{part} holds a plain value, so {key} has no place in it",
-                    where="command line",
-                    got=word,
-                    fix=f"give {part} as a mapping in the file",
-                )
-            below = {shorthand: below}
-        else:
-            below = dict(below)
-        place[part] = below
+        place[name] = below = dict(below) if isinstance(below, dict) else {shorthand: below}
         place = below
-    place[parts[-1]] = value
-
-
-def _field_config(model: type[Config] | None, name: str) -> type[Config] | None:
-    """The `Config` class of a field, if it has one."""
-    if model is None or name not in model.model_fields:
-        return None
-    annotation = model.model_fields[name].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Config):
-            return candidate
-    return None
-
-
-def _settings_error(kind: type[Config], error: ValidationError, where: str) -> SettingsError:
-    findings = [_finding(kind, dict(detail)) for detail in error.errors()]
-    what, got, fix = findings[0]
-    if len(findings) > 1:
-        what = "; ".join(finding[0] for finding in findings)
-        got, fix = None, "; ".join(dict.fromkeys(f[2] for f in findings if f[2])) or None
-    return SettingsError(what, where=where, got=got, fix=fix)
-
-
-def _finding(kind: type[Config], detail: dict[str, Any]) -> tuple[str, Any, str | None]:
-    path = [str(part) for part in detail["loc"]]
-    key = ".".join(path)
-    received = detail.get("input")
-    if detail["type"] == "extra_forbidden":
-        model: type[Config] | None = kind
-        for part in path[:-1]:
-            model = _field_config(model, part)
-        known = [] if model is None else list(model.model_fields)
-        near = nearest_name(path[-1], known)
-        fix = f"did you mean {'.'.join([*path[:-1], near])}" if near else None
-        if fix is None and known:
-            fix = f"the keys here are {', '.join(known)}"
-        elif fix:
-            fix += "?"
-        return f"unknown setting {key}", received, fix
-    if detail["type"] == "missing":
-        return f"the setting {key} is missing", None, f"add {key}: … (or {key}=… as an override)"
-    if detail["type"] == "value_error":
-        return (
-            f"{key}: {detail['ctx']['error']}" if key else str(detail["ctx"]["error"]),
-            None,
-            None,
-        )
-    message = str(detail["msg"])
-    message = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key} must be {message}, got {received!r}", None, f"change {key}"
+    place[last] = value
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ VerituneError
 VerituneWarning               the run continues and may surprise
 """
 
+import difflib
 from collections.abc import Sequence
 
 MAX_SHOWN_PROBLEMS = 20
@@ -134,3 +135,9 @@ def join_problems(problems: Sequence[VerituneError], total: int | None = None) -
     if total > len(shown):
         shown.append(f"… and {total - len(shown)} more (total {total}).")
     return "\n".join(shown)
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """The known name most like the given one, if any is like it at all."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -26,6 +26,9 @@ HalfFraction = Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)]
 OpenHalfFraction = Annotated[float, Field(gt=0, lt=0.5, allow_inf_nan=False)]
 """A number strictly between 0 and one half: a rate of label noise that must not vanish."""
 
+LengthInTokens = Annotated[int, Field(ge=2)]
+"""A whole number of at least 2: a token that bears loss needs one that it follows."""
+
 PositiveInt = Annotated[int, Field(gt=0)]
 """A whole number of at least 1."""
 

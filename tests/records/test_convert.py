@@ -143,13 +143,20 @@ def test_convert_records_finds_the_conversion(record, kind, made):
     assert {record.kind for record in convert_records([record], kind).records} == {made}
 
 
+def test_pairs_become_scored_with_one_for_chosen_and_zero_for_rejected():
+    """Ji et al. 2024, arXiv:2402.00856: the released pipeline feeds pairs as rewards 1 and 0."""
+    (record,) = convert_records([Paired("p", "c", "r", AT)], "scored").records
+
+    assert (record.completions, record.scores) == (("c", "r"), (1.0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("record", "kind", "told"),
     [
         (Unpaired("p", "c", True, AT), "paired", "unpaired records cannot become paired"),
         (scored(1, 2), "unpaired", "labels_from_scores"),
         (Prompt("p", AT), "demonstration", "prompt records cannot become demonstration"),
-        (Paired("p", "c", "r", AT), "scored", "paired records cannot become scored"),
+        (Unpaired("p", "c", True, AT), "scored", "unpaired records cannot become scored"),
     ],
 )
 def test_convert_records_refuses_what_the_records_do_not_say(record, kind, told):

@@ -21,6 +21,14 @@ YES, NO = Message("assistant", "yes"), Message("assistant", "no")
 CALL = Message("assistant", "", {"tool_calls": [{"function": {"name": "f"}}]})
 FOUND = Message("tool", "found")
 
+
+def labelled(label):
+    """A record with a label of any type, past the check of types that runs while testing."""
+    record = Unpaired("p", "c", True, AT)
+    object.__setattr__(record, "desirable", label)
+    return record
+
+
 SOUND = {
     "plain pair": Paired("p", "c", "r", AT),
     "empty plain prompt": Demonstration("", "c", AT),
@@ -68,7 +76,7 @@ UNSOUND = {
     "NaN": (Scored("p", ("a", "b"), (1.0, math.nan), AT), "the score of completion 2 is not a fin"),
     "infinity": (Scored("p", ("a",), (-math.inf,), AT), "got: -inf"),
     "lengths": (Scored("p", ("a", "b"), (1.0,), AT), "there are 1 scores for 2 completions"),
-    "label": (Unpaired("p", "c", 1, AT), "the label is not a truth value"),
+    "label": (labelled(1), "the label is not a truth value"),
     "no ids": (Demonstration(TokenIds((1,)), TokenIds(()), AT), "ids of the completion are empty"),
     "no prompt ids": (Prompt(TokenIds(()), AT), "ids of the prompt are empty"),
     "masked ids": (Prompt(TokenIds((-100, 1)), AT), "got: -100"),

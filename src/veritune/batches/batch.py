@@ -24,8 +24,8 @@ class SegmentGroup:
     query_index: Int[Tensor, "G q"]
     """Where the queries stand in the row."""
 
-    key_index: Int[Tensor, "G p+q"]
-    """Where the keys stand: the prefix, then the queries themselves."""
+    key_index: Int[Tensor, "G n"]
+    """Where the n = p + q keys stand: the prefix, then the queries themselves."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class SegmentPlan:
         default_factory=dict, compare=False, repr=False
     )
     """Memory of the small masks (queries, prefix, window) that layers share."""
+
+    windows: set[int] = field(default_factory=set, compare=False, repr=False)
+    """Sliding windows, in tokens, that layers have asked for."""
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
 """Say what is in a file of records, what is wrong with it, and how a model will see it."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
-from rich.text import Text
 
 from veritune.batches.pack import row_tokens
 from veritune.commands.display import Display
+from veritune.commands.examples import names_of_completions, show_example
 from veritune.config import Config
-from veritune.errors import join_problems
+from veritune.errors import DataError, VerituneError, join_problems
 from veritune.models.load import (
     end_tokens,
     find_model,
@@ -27,10 +27,12 @@ from veritune.records.read import DataConfig, ReadResult, read_records
 from veritune.records.survey import Survey, prompts_in_common, survey_records
 from veritune.tokens.dataset import TokenizedDataset, tokenize
 from veritune.tokens.encode import TextEncoder, TokenizedRecord, TokensConfig
+from veritune.tokens.truncate import LengthCounts, fit_length
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-_SHOWN_TOKENS = 160
-_LOSS_OPEN, _LOSS_CLOSE = "⟦", "⟧"
+_SHOWN_LEAKS = 3
+_DISPERSION_BEYOND_CHANCE = 2.0
+"""Spread of labels between prompts, in multiples of chance, that is called more than chance."""
 
 
 class CheckConfig(Config):
@@ -55,8 +57,11 @@ class CheckResult:
     """What was found."""
 
     kind: str
+    num_rows: int
     num_records: int
     num_problems: int
+    """Rows that cannot be used, for what they hold or for what the tokenizer makes of it."""
+
     survey: Survey
     num_leaking_prompts: int
     dataset: TokenizedDataset | None
@@ -73,81 +78,91 @@ def check(config: CheckConfig, display: Display) -> CheckResult:
     # Every problem is told, whatever `on_error` says; the exit code tells them from a sound file.
     found = read_records(config.data.model_copy(update={"on_error": "skip"}))
     survey = survey_records(found.records)
-    _show_survey(config, found, survey, display)
-    leaks = _show_leaks(config, found.records, display)
+    leaks = _leaking_records(config, found.records)
+    display.header(_facts(config, found, survey, leaks))
+    for record in leaks[:_SHOWN_LEAKS]:
+        display.note(f"  {record.origin}")
     dataset = None
-    problems = len(found.problems)
+    problems: list[VerituneError] = [*found.problems]
     if config.model is not None:
         dataset = _show_tokens(config, config.model, found.records, display)
-        problems += len(dataset.problems)
-    shown = [*found.problems, *(dataset.problems if dataset is not None else ())]
-    if shown:
-        display.note(f"\n{problems} of {found.num_rows} rows cannot be used")
-        display.note(join_problems(shown))
+        problems += dataset.problems
+    if problems:
+        display.note(f"\n{len(problems):,} of {found.num_rows:,} rows cannot be used")
+        display.note(join_problems(problems))
         display.note(
             "data.on_error=skip trains without them; they are counted in the run's header."
         )
-    return CheckResult(found.kind, len(found.records), problems, survey, leaks, dataset)
+    return CheckResult(
+        found.kind,
+        found.num_rows,
+        len(found.records),
+        len(problems),
+        survey,
+        len(leaks),
+        dataset,
+    )
 
 
-def _show_survey(config: CheckConfig, found: ReadResult, survey: Survey, display: Display) -> None:
+def _facts(
+    config: CheckConfig, found: ReadResult, survey: Survey, leaks: Sequence[Record]
+) -> dict[str, str]:
     facts = {
         "file": ", ".join(config.data.files),
         "kind": found.kind,
         "rows": f"{found.num_rows:,}, of which {len(found.records):,} can be used",
-        "prompts": f"{survey.num_prompts:,} different ones",
+        "prompts": f"{survey.num_prompts:,} distinct",
     }
     if found.kind == "scored":
         sizes = ", ".join(f"{n:,} with {k}" for k, n in survey.num_by_completions.items())
-        facts["completions"] = sizes
+        facts["completions"] = f"records by number of completions: {sizes}"
         low, high = survey.score_range or (0.0, 0.0)
-        facts["scores"] = (
-            f"{low:g} to {high:g}; {survey.num_with_ties:,} records with ties, "
+        facts["scores"] = f"from {low:g} to {high:g}"
+        facts["ties"] = (
+            f"{survey.num_with_ties:,} records with equal scores, "
             f"{survey.num_all_tied:,} with one score for all"
         )
     facts["duplicates"] = f"{survey.num_duplicates:,} records repeat an earlier one"
     if found.kind == "paired":
-        facts["identical pairs"] = f"{survey.num_identical_pairs + found.num_identical_dropped:,}"
+        if config.data.identical_pairs != "stop":
+            count = survey.num_identical_pairs + found.num_identical_dropped
+            facts["identical pairs"] = f"{count:,}"
         facts["contradictions"] = (
             f"{survey.num_reversed_pairs:,} pairs in both orders, {survey.num_cyclic_prompts:,} "
             "prompts with a circle of preferences"
         )
     if found.kind == "unpaired":
         facts["contradictions"] = f"{survey.num_conflicting_labels:,} completions with both labels"
-        facts["desirable"] = _desirable_in_words(survey)
-    facts["empty completions"] = f"{survey.num_empty_completions:,}"
-    display.header(facts)
+        fraction = survey.desirable_fraction or 0
+        facts["desirable"] = f"{fraction:.4f} of the records (rdro's alpha, ddro's t)"
+        facts["by prompt"] = _desirable_by_prompt(survey)
+    if config.evaluation is not None:
+        held_out = ", ".join(config.evaluation.files)
+        facts["leaks"] = f"{len(leaks):,} prompts are held out too, in {held_out}"
+    return facts
 
 
-def _desirable_in_words(survey: Survey) -> str:
-    text = f"{survey.desirable_fraction or 0:.4f} of the records (rdro's alpha, ddro's t)"
+def _desirable_by_prompt(survey: Survey) -> str:
     if survey.desirable_fraction_range is None:
-        return text + "; no prompt has several labels"
+        return "no prompt has several labels"
     low, high = survey.desirable_fraction_range
-    text += (
-        f"; by prompt from {low:.2f} to {high:.2f} over "
-        f"{survey.num_prompts_with_several_labels:,} prompts with several labels"
+    text = (
+        f"from {low:.2f} to {high:.2f} over {survey.num_prompts_with_several_labels:,} prompts "
+        "with several labels"
     )
-    if survey.label_dispersion is not None:
-        verdict = "more than chance" if survey.label_dispersion > 2 else "no more than chance"
-        text += f" (spread {survey.label_dispersion:.1f} times that of chance: {verdict})"
-    return text
+    if survey.label_dispersion is None:
+        return text
+    is_more = survey.label_dispersion > _DISPERSION_BEYOND_CHANCE
+    verdict = "more than chance" if is_more else "no more than chance"
+    return f"{text}; spread {survey.label_dispersion:.1f} times that of chance ({verdict})"
 
 
-def _show_leaks(config: CheckConfig, records: Sequence[Record], display: Display) -> int:
+def _leaking_records(config: CheckConfig, records: Sequence[Record]) -> Sequence[Record]:
+    """Records whose prompt is held out too."""
     if config.evaluation is None:
-        return 0
+        return ()
     held_out = read_records(config.evaluation.model_copy(update={"on_error": "skip"})).records
-    shared = prompts_in_common(records, held_out)
-    display.header({"leaks": f"{len(shared):,} prompts are in both {_files(config)}"})
-    for record in shared[:3]:
-        display.note(f"  {record.origin}")
-    return len(shared)
-
-
-def _files(config: CheckConfig) -> str:
-    held_out = config.evaluation.files if config.evaluation is not None else ()
-    return f"{', '.join(config.data.files)} and {', '.join(held_out)}"
+    return prompts_in_common(records, held_out)
 
 
 def _show_tokens(
@@ -158,17 +173,19 @@ def _show_tokens(
     encoder = TextEncoder(load_tokenizer(source), config.tokens, end_tokens(settings))
     limit = longest_input(settings)
     max_length = min(config.tokens.max_length or limit, limit)
-    dataset = tokenize(records, encoder, max_length=max_length, skip_problems=True)
+    # Nothing is cut here, so that the lengths are those of the data and not those of the limit.
+    dataset = tokenize(records, encoder, max_length=sys.maxsize, skip_problems=True)
+    counts = LengthCounts()
+    fitted = _fitted(dataset, encoder, max_length, counts)
     display.note("")
     display.console.print(_length_table(dataset))
-    lengths = dataset.lengths
-    shared = sum(row_tokens(dataset[i], shares_prefix=True) for i in range(len(dataset)))
-    apart = sum(row_tokens(dataset[i], shares_prefix=False) for i in range(len(dataset)))
+    shared = sum(row_tokens(group, shares_prefix=True) for _, group in fitted)
+    apart = sum(row_tokens(group, shares_prefix=False) for _, group in fitted)
     facts = {
         "limit": f"{max_length:,} tokens for a prompt with its longest completion",
-        "would be cut": f"{lengths.cut_prompts:,} prompts at their beginning, "
-        f"{lengths.cut_completions:,} completions at their end",
-        "would be dropped": f"{lengths.dropped:,} records",
+        "would be cut": f"{counts.cut_prompts:,} prompts at their beginning, "
+        f"{counts.cut_completions:,} completions at their end",
+        "would be dropped": f"{counts.dropped:,} of {len(dataset):,} records",
         "one epoch": f"{shared:,} tokens to compute with shared prompts, {apart:,} without",
     }
     if encoder.end_of_turn is not None and encoder.end_of_turn not in {
@@ -181,9 +198,33 @@ def _show_tokens(
             "the saved model's generation settings will include it"
         )
     display.header(facts)
-    for index in range(min(config.examples, len(dataset))):
-        _show_example(dataset[index], encoder, display)
+    for index, group in fitted[: config.examples]:
+        show_example(group, names_of_completions(dataset, index), encoder, display)
     return dataset
+
+
+def _fitted(
+    dataset: TokenizedDataset, encoder: TextEncoder, max_length: int, counts: LengthCounts
+) -> list[tuple[int, TokenizedRecord]]:
+    """The groups as a run would see them, with their indices.
+
+    Raises:
+        DataError: None would be left, or the settings say to stop at what is too long.
+    """
+    bos = encoder.tokenizer.bos_token_id
+    fitted = [
+        (index, group)
+        for index in range(len(dataset))
+        if (group := fit_length(dataset[index], max_length, encoder.config, counts, bos=bos))
+    ]
+    if not fitted:
+        raise DataError(
+            "every record is too long",
+            where="tokens.max_length",
+            got=max_length,
+            fix="raise it, or set tokens.long_completions=cut",
+        )
+    return fitted
 
 
 def _length_table(dataset: TokenizedDataset) -> Table:
@@ -201,47 +242,3 @@ def _length_table(dataset: TokenizedDataset) -> Table:
             values = np.percentile(lengths, _PERCENTILES, method="nearest")
             table.add_row(name, *(f"{int(value):,}" for value in values))
     return table
-
-
-def _show_example(group: TokenizedRecord, encoder: TextEncoder, display: Display) -> None:
-    """One record as the model sees it; tokens that bear loss stand between brackets."""
-    display.note(f"\n{group.origin}: prompt of {len(group.prompt)} tokens")
-    display.console.print(_tokens_as_text(encoder, group.prompt, None), soft_wrap=True)
-    for number, completion in enumerate(group.completions, start=1):
-        counted = int(completion.bears_loss.sum())
-        display.note(
-            f"completion {number}: {len(completion.ids)} tokens, {counted} bear loss (between "
-            f"{_LOSS_OPEN} and {_LOSS_CLOSE})"
-        )
-        text = _tokens_as_text(encoder, completion.ids, completion.bears_loss)
-        display.console.print(text, soft_wrap=True)
-
-
-def _tokens_as_text(
-    encoder: TextEncoder, ids: NDArray[np.int32], bears_loss: NDArray[np.bool_] | None
-) -> Text:
-    text = Text()
-    half = _SHOWN_TOKENS // 2
-    for start, stop in _parts(len(ids), half):
-        if start:
-            text.append(f" … {start - half} tokens … ", style="dim italic")
-        mask = np.zeros(len(ids), bool) if bears_loss is None else bears_loss
-        for counts, run in groupby(range(start, stop), key=lambda place: bool(mask[place])):
-            places = list(run)
-            decoded = encoder.tokenizer.decode(
-                ids[places].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            if counts:
-                text.append(f"{_LOSS_OPEN}{decoded}{_LOSS_CLOSE}", style="green")
-            else:
-                text.append(decoded)
-    return text
-
-
-def _parts(length: int, half: int) -> Iterator[tuple[int, int]]:
-    """The whole of a short text; the first and the last half of a long one."""
-    if length <= 2 * half:
-        yield 0, length
-    else:
-        yield 0, half
-        yield length - half, length

@@ -1,4 +1,4 @@
-"""Align a small model toward a distribution that is known exactly, by five objectives.
+"""Align a small model toward a distribution that is known exactly, by the objectives of the papers.
 
 1. A small language: every string over four letters up to a length, under a few prompts.
 2. A small model is taught to speak it (`objective: sft`); its exact distribution is the reference.
@@ -8,6 +8,7 @@
 5. Every string's probability is computed, so the distance to the target is exact.
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from torch import Tensor
 
 from veritune import seeds
 from veritune.commands.display import Display, duration
-from veritune.commands.train import TrainConfig, train
+from veritune.commands.train import train
+from veritune.commands.train_settings import TrainConfig
 from veritune.config import Config, build_config
-from veritune.errors import RunFolderError
+from veritune.errors import NonFiniteLossError, RunFolderError
 from veritune.laboratory.languages import FiniteLanguage
 from veritune.models.forward import CausalModel
 from veritune.models.load import find_model, load_hf_model, load_tokenizer, quiet_libraries
@@ -38,6 +40,7 @@ from veritune.tokens.encode import TextEncoder, TokenizedRecord, encode_record
 _LETTERS = ("a", "b", "c", "d")
 _PROMPTS = ("x", "y", "z")
 _LONGEST = 3
+_MARK = "untaught"
 _DESIRABLE_FRACTION = 0.4
 _TASTE = 2.5
 """How much the reader cares: log-odds of approval between a letter loved and a letter hated."""
@@ -61,8 +64,9 @@ class _Course:
 
 _COURSES = (
     _Course({"name": "rdro"}, "labels", True),
-    # Plain ddro has an infinite loss once t * rho reaches 1 for an undesirable string, which sampled
-    # feedback brings about within some twenty steps here.
+    # The loss of plain ddro is infinite once t * rho reaches 1 for an undesirable string, and
+    # sampled feedback brings that about: the demo shows where it stops, and its stabilized form.
+    _Course({"name": "ddro"}, "labels", True),
     _Course({"name": "ddro_stabilized"}, "labels", True),
     # At epsilon = 1 / (1 + e^2) the fixed point (2p - 1) log((1 - epsilon) / epsilon) agrees with
     # logit(p) to first order, which is as near to Bradley-Terry as this objective comes.
@@ -78,6 +82,9 @@ class DemoConfig(Config):
     output: str = "demo-run"
     """Folder for everything that the demo makes."""
 
+    overwrite: bool = False
+    """Remove the folder first, if a demo made it."""
+
     num_records: PositiveInt = 20000
     """Labels, or pairs, that each objective gets."""
 
@@ -88,6 +95,7 @@ class DemoConfig(Config):
     """Steps of each alignment."""
 
     seed: NonNegativeInt = 0
+    """Another seed draws other feedback and other orders."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,14 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
     quiet_libraries()
     began = time.monotonic()
     folder = Path(config.output)
+    if config.overwrite and (folder / _MARK).is_dir():
+        shutil.rmtree(folder)
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(
             "the output folder is not empty",
             where="output",
             got=str(folder),
-            fix="remove it, or choose another: veritune demo output=NAME",
+            fix="add overwrite=true if a demo made it, or choose another: output=NAME",
         )
     language = FiniteLanguage(_LETTERS, _LONGEST)
     display.note(
@@ -138,8 +148,8 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
     for course in _COURSES:
         row = _align(config, folder, model_folder, world, measured, course, files, before)
         display.note(
-            f"{row.objective:<9} KL to the target {row.kl_before:.4f} -> {row.kl_after:.4f} nats "
-            f"in {duration(row.seconds)}"
+            f"{row.objective:<15}  KL to the target {row.kl_before:.4f} -> {row.kl_after:.4f} nats "
+            + (row.stopped or f"in {duration(row.seconds)}")
         )
         rows.append(row)
     result = DemoResult(
@@ -190,7 +200,7 @@ def _teach(config: DemoConfig, folder: Path, language: FiniteLanguage) -> Path:
     model = tiny_model(
         "qwen2", vocab_size=len(tokenizer), hidden_size=64, num_layers=2, seed=config.seed
     )
-    raw = write_tiny_model(folder / "untaught", model, tokenizer)
+    raw = write_tiny_model(folder / _MARK, model, tokenizer)
     generator = seeds.stream(config.seed, "teacher")
     chain = torch.randn(len(_PROMPTS), len(_LETTERS) + 1, len(_LETTERS), generator=generator)
     law = torch.stack([_chain_law(language, chain[x]) for x in range(len(_PROMPTS))])
@@ -295,7 +305,8 @@ def _align(
 
     def measure(model: CausalModel, step: int) -> Mapping[str, float] | None:
         nonlocal latest
-        if step % 10 and step != config.steps:
+        # Closely at first, where curves are steep and a run may stop.
+        if step % 10 and step > 30 and step != config.steps:
             return None
         latest = measured.probabilities(model)
         distance = _kl(world.target, latest)
@@ -305,7 +316,16 @@ def _align(
     settings = _settings(
         config, model_folder, files[course.feedback], folder / name, course.objective, folder
     )
-    train(build_config(TrainConfig, settings, where="demo"), Display(quiet=True), measure=measure)
+    stopped = None
+    try:
+        train(
+            build_config(TrainConfig, settings, where="demo"), Display(quiet=True), measure=measure
+        )
+    except NonFiniteLossError as error:
+        stopped = (
+            f"stopped at {error.where}, because its loss became infinite (the ratio reached its "
+            "pole); no update was made with it"
+        )
     return DemoRow(
         objective=name,
         title=find_card(name).title,
@@ -318,6 +338,7 @@ def _align(
         seconds=time.monotonic() - began,
         curve=tuple(curve),
         samples=_samples(world, before, latest),
+        stopped=stopped,
     )
 
 

@@ -4,6 +4,7 @@ On a terminal progress is a live bar; in a file it is a line now and then. Only 
 speaks.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from rich.progress import (
 from veritune import distributed
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDTH_OF_A_FILE = 100
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 
 
@@ -30,7 +32,12 @@ class Display:
     """Header, notes and progress of a command."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet or not distributed.is_main_rank(), highlight=False)
+        # Text of the user's data is printed: `:smile:` stays what it is.
+        self.console = Console(
+            quiet=quiet or not distributed.is_main_rank(), highlight=False, emoji=False
+        )
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = _WIDTH_OF_A_FILE
 
     def header(self, facts: Mapping[str, str]) -> None:
         """Name and value, one pair a line."""

@@ -1,23 +1,26 @@
 """The `veritune` command: its words, their help, and how errors leave it."""
 
+import json
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from veritune import __version__, distributed
 from veritune.commands.check import CheckConfig, check
 from veritune.commands.demo import DemoConfig, demo
 from veritune.commands.display import Display
 from veritune.commands.objectives import show_objectives
+from veritune.commands.settings import show_settings
 from veritune.commands.tiny import TinyConfig, write_tiny
-from veritune.commands.train import TrainConfig, train
-from veritune.config import load_config
-from veritune.errors import SettingsError, VerituneError
+from veritune.commands.train import train
+from veritune.commands.train_settings import TrainConfig
+from veritune.config import Config, ConfigT, load_config
+from veritune.errors import SettingsError, VerituneError, VerituneWarning
+from veritune.findings import COMMAND_LINE
 from veritune.training.loop import Interrupted
 
 app = typer.Typer(
@@ -30,15 +33,37 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# `--train.steps=20` is taken as `train.steps=20`: many tools of the field write settings so.
+_TAKES_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "context_settings": {"ignore_unknown_options": True},
+}
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SETTINGS.yaml] [KEY=VALUE]...",
+        metavar="SETTINGS.yaml|KEY=VALUE",
         help="A settings file, then settings that replace those of the file; either may be left "
         "out. A key reaches into a part with a dot.",
         show_default=False,
     ),
 ]
+
+CheckWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE|SETTINGS.yaml|KEY=VALUE",
+        help="Files of records, a settings file, and settings that replace those of the file.",
+        show_default=False,
+    ),
+]
+
+_CONFIGS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "check": CheckConfig,
+    "tiny": TinyConfig,
+    "demo": DemoConfig,
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -50,8 +75,8 @@ def _root(
         raise typer.Exit
 
 
-@app.command("check", no_args_is_help=True)
-def _check(words: Words = None) -> None:
+@app.command("check", **_TAKES_SETTINGS)
+def _check(words: CheckWords = None) -> None:
     """Say what is in a file of records, what is wrong with it, and how a model will see it.
 
     Examples:
@@ -59,17 +84,23 @@ def _check(words: Words = None) -> None:
         veritune check pairs.jsonl
 
         veritune check pairs.jsonl model=Qwen/Qwen2.5-0.5B-Instruct evaluation=held-out.jsonl
+
+    The exit code is 2 if some row cannot be used. All settings: `veritune settings check`.
     """
-    files = [word for word in words or [] if "=" not in word and not _is_yaml(word)]
-    others = [word for word in words or [] if word not in files]
+    files = [word for word in words or [] if _is_data(word)]
+    others = [word for word in words or [] if not _is_data(word)]
     if files:
-        others.append("data=[" + ", ".join(repr(file) for file in files) + "]")
+        others.append(f"data.files={json.dumps(files, ensure_ascii=False)}")
     found = check(_settings(CheckConfig, others), Display())
     if found.num_problems:
+        _say(
+            f"{found.num_problems:,} of {found.num_rows:,} rows cannot be used; they are listed "
+            "in the report"
+        )
         raise typer.Exit(2)
 
 
-@app.command("train", no_args_is_help=True)
+@app.command("train", **_TAKES_SETTINGS)
 def _train(
     words: Words = None,
     overwrite: Annotated[
@@ -97,9 +128,18 @@ def _train(
 
 
 @app.command("settings")
-def _settings_help() -> None:
-    """List every setting of `veritune train`: key, default and meaning."""
-    _print_settings(TrainConfig, "")
+def _show_settings(
+    command: Annotated[
+        Literal["train", "check", "tiny", "demo"], typer.Argument(help="Whose settings.")
+    ] = "train",
+) -> None:
+    """List every setting of a command: key, default, choices and meaning.
+
+    Example:
+
+        veritune settings check
+    """
+    show_settings(_CONFIGS[command], Display())
 
 
 @app.command("objectives")
@@ -115,7 +155,7 @@ def _objectives(
     show_objectives(name, Display())
 
 
-@app.command("tiny", no_args_is_help=True)
+@app.command("tiny", **_TAKES_SETTINGS)
 def _tiny(words: Words = None) -> None:
     """Write a small model with random weights, to try things on without a download.
 
@@ -126,7 +166,7 @@ def _tiny(words: Words = None) -> None:
     write_tiny(_settings(TinyConfig, words or []), Display())
 
 
-@app.command("demo")
+@app.command("demo", context_settings={"ignore_unknown_options": True})
 def _demo(words: Words = None) -> None:
     """Align a small model toward a distribution that is known exactly, by five objectives.
 
@@ -144,21 +184,22 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         distributed.start()
-        app(standalone_mode=False)
-    except typer.Exit as request:
-        sys.exit(request.exit_code)
+        # Without its standalone mode, typer gives the code of an exit back in place of leaving.
+        sys.exit(app(standalone_mode=False) or 0)
     except VerituneError as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     except Interrupted as order:
         _say(str(order))
         sys.exit(order.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted before the first step; nothing was lost")
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
         sys.exit(130)
     except Exception as error:
+        # typer's errors of usage have no common class that it exports.
         if hasattr(error, "format_message"):
-            _say(f"{error.format_message()}\nSee veritune --help.")
+            if message := error.format_message():
+                _say(f"{message}\nSee veritune --help.")
             sys.exit(2)
         traceback.print_exc()
         sys.exit(1)
@@ -166,54 +207,33 @@ def main() -> None:
         distributed.stop()
 
 
-def _settings(kind: Any, words: list[str]) -> Any:
+def _settings(kind: type[ConfigT], words: list[str]) -> ConfigT:
     """Settings from an optional YAML file and key=value words."""
-    file = None
-    if words and "=" not in words[0]:
-        file, words = Path(words[0]), words[1:]
-        if not _is_yaml(str(file)):
-            raise SettingsError(
-                "the first word is neither a YAML file nor key=value",
-                where="command line",
-                got=str(file),
-                fix="name the settings file run.yaml, or write for example data=pairs.jsonl",
-            )
-    return load_config(kind, file, words)
+    files = [word for word in words if _is_yaml(word)]
+    if words and "=" not in words[0] and not _is_yaml(words[0]):
+        raise SettingsError(
+            "the first word is neither a YAML file nor key=value",
+            where=COMMAND_LINE,
+            got=words[0],
+            fix="name the settings file run.yaml, or write for example data=pairs.jsonl",
+        )
+    if len(files) > 1:
+        raise SettingsError(
+            "there are several settings files", where=COMMAND_LINE, got=files, fix="give one"
+        )
+    overrides = [word for word in words if word not in files]
+    return load_config(kind, Path(files[0]) if files else None, overrides)
 
 
 def _is_yaml(word: str) -> bool:
     return "=" not in word and word.lower().endswith((".yaml", ".yml"))
 
 
-def _print_settings(kind: Any, prefix: str) -> None:
-    console = Console(highlight=False)
-    for name, field in kind.model_fields.items():
-        below = _config_of(field.annotation)
-        default = "required" if field.is_required() else _default_in_words(field)
-        console.print(f"[bold]{prefix}{name}[/bold]  ({default})", soft_wrap=True)
-        if field.description:
-            console.print("    " + " ".join(field.description.split()), markup=False)
-        if below is not None:
-            _print_settings(below, f"{prefix}{name}.")
-
-
-def _default_in_words(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    return "see below" if hasattr(value, "model_fields") else repr(value).replace("None", "null")
-
-
-def _config_of(annotation: Any) -> Any:
-    from veritune.config import Config
-
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Config):
-            return candidate
-    return None
+def _is_data(word: str) -> bool:
+    return not word.startswith("-") and "=" not in word and not _is_yaml(word)
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    from veritune.errors import VerituneWarning
-
     if issubclass(category, VerituneWarning):
         _say(f"warning: {message}")
 

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import model_validator
+
 from veritune.batches.loader import GlobalBatch
 from veritune.config import Config
+from veritune.errors import SettingsError
 from veritune.ranges import OpenFraction, PositiveInt
 from veritune.records.read import DataConfig
 from veritune.training.step import ObjectivePass
@@ -21,6 +24,16 @@ class EvaluationConfig(Config):
 
     every: PositiveInt | None = None
     """Steps between evaluations; null evaluates at the start and at the end only."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "EvaluationConfig":
+        if self.data is not None and self.fraction is not None:
+            raise SettingsError(
+                "data and fraction are two ways to name held-out data",
+                got=f"data {', '.join(self.data.files)} and fraction {self.fraction:g}",
+                fix="give one of them",
+            )
+        return self
 
 
 class HeldOut:

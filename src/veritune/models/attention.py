@@ -56,6 +56,8 @@ def segment_attention(
         value = value.repeat_interleave(repeats, dim=1)
     if not getattr(module, "is_causal", True):
         raise NotImplementedError("segments describe causal attention")
+    if sliding_window:
+        plan.windows.add(sliding_window)
     outputs = []
     for group in plan.groups:
         q, k, v = (
@@ -79,7 +81,7 @@ def _take(states: Tensor, index: Tensor) -> Tensor:
     """States of each segment of a group: (1, heads, T, d) and (G, n) to (G, heads, n, d)."""
     num_segments, length = index.shape
     taken = states[0].index_select(1, index.flatten())
-    return taken.unflatten(1, (num_segments, length)).transpose(0, 1)
+    return taken.view(taken.shape[0], num_segments, length, -1).transpose(0, 1)
 
 
 def _mask(

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,11 @@ class ReferenceCache:
         if not about.exists():
             _write_beside(about, lambda path: path.write_text(self._about + "\n"))
         metadata = {"checksum": _checksum(keys, ends, flat)}
-        tensors = {"keys": np.ascontiguousarray(keys), "ends": ends, "values": flat}
+        tensors: dict[str, NDArray[Any]] = {
+            "keys": np.ascontiguousarray(keys),
+            "ends": ends,
+            "values": flat,
+        }
         _write_beside(file, lambda path: save_file(tensors, path, metadata))
         self._read.add(file.name)
         self._values.update(entries)

@@ -57,12 +57,16 @@ class CausalModel:
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(iter(self.hf.parameters())).device
+        device: torch.device = next(iter(self.hf.parameters())).device
+        return device
 
     @property
     def backbone(self) -> nn.Module:
         """The layers up to the last hidden state."""
         backbone: nn.Module = self.hf.base_model
+        # Text models cut out of a larger one (Llama 4) give themselves as their base.
+        if backbone is self.hf:
+            backbone = getattr(self.hf, "model", self.hf)
         assert backbone is not self.hf, "the model has a backbone and a head"
         return backbone
 

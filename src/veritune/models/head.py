@@ -77,7 +77,9 @@ def linear_logprobs(
         Float32, in nats, with gradient to `hidden`, `weight` and `bias`.
     """
     rows = max(_MIN_CHUNK, chunk_bytes // (4 * weight.shape[0]))
-    result: Tensor = _LinearLogProbs.apply(hidden, weight, bias, targets, transform, rows)
+    result: Tensor = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, transform, rows
+    )
     return result
 
 

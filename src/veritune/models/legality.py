@@ -5,13 +5,14 @@ information through attention alone. In others (linear attention, recurrent stat
 index) it goes wrong without an error, so every run compares with the plain way first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from veritune.batches.batch import Batch
 from veritune.errors import ModelError
 from veritune.models.forward import CausalModel, Sharing
 from veritune.models.plain import plain_logprobs
@@ -21,7 +22,8 @@ SharingSetting = Literal["auto", "shared", "packed", "padded"]
 _LEVELS: tuple[Sharing, ...] = ("shared", "packed", "padded")
 _TOLERANCE_PER_TOKEN = 2e-4
 _MAX_PROMPT, _MAX_COMPLETION = 64, 48
-_STATEFUL = ("linear_attention", "mamba", "conv", "recurrent", "ssm")
+# Chunks are counted by index and written into masks alone; segments have no masks.
+_STATEFUL = ("linear_attention", "mamba", "conv", "recurrent", "ssm", "chunked")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,20 @@ def settle_sharing(
         plain = torch.cat(
             [plain_logprobs(model.hf, g, temperature=model.temperature) for g in probe]
         )
+        if not torch.isfinite(plain).all():
+            raise ModelError(
+                "the model's log-probabilities are not finite",
+                where="model",
+                got=plain[~torch.isfinite(plain)][0].item(),
+                why="some of its weights are not numbers, or its activations overflow",
+                fix="check the model folder",
+            )
         errors: dict[str, float] = {}
         stateful = stateful_layers(model.hf.config)
         reason = (
-            f"the model has {stateful} layers, whose state crosses sequences" if stateful else None
+            f"the model has {stateful} layers, which do not keep the sequences of a row apart"
+            if stateful
+            else None
         )
         levels = _LEVELS if setting == "auto" else (setting,)
         for level in levels:
@@ -76,7 +88,12 @@ def settle_sharing(
                 errors[level] = float("inf")
                 continue
             model.use_sharing(level)
-            error = _error(model, probe, plain)
+            batch = model.batch(probe, range(len(probe))).to(model.device)
+            error = _error(model, batch, plain)
+            if batch.plan is not None and hides_window(model.hf.config, batch.plan.windows):
+                errors[level] = float("inf")
+                reason = "the model does not tell its attention the window of its layers"
+                continue
             errors[level] = error
             tolerance = _TOLERANCE_PER_TOKEN * max(
                 int(c.bears_loss.sum()) for g in probe for c in g.completions
@@ -86,6 +103,8 @@ def settle_sharing(
             reason = (
                 f"{level} rows change log-probabilities by {error:.2g} nats (tolerance "
                 f"{tolerance:.2g})"
+                if np.isfinite(error)
+                else f"{level} rows do not run through the model"
             )
     finally:
         model.precision = precision
@@ -101,16 +120,37 @@ def settle_sharing(
 
 
 def stateful_layers(config: Any) -> str | None:
-    """The kind of layer in the config that carries state along a row, if there is one."""
+    """The kind of layer in the config whose tokens see others than the segments say, if any.
+
+    Layers with a state along the row (linear attention, say), and chunked attention.
+    """
     text = config.get_text_config()
     kinds = [str(kind) for kind in getattr(text, "layer_types", None) or ()]
     kinds += [str(kind) for kind in getattr(text, "layers_block_type", None) or ()]
     return next((kind for kind in kinds if any(word in kind for word in _STATEFUL)), None)
 
 
-def _error(model: CausalModel, probe: Sequence[TokenizedRecord], plain: torch.Tensor) -> float:
+def hides_window(config: Any, windows: Collection[int]) -> bool:
+    """Whether layers have a sliding window that none of them told the attention.
+
+    The probe is shorter than a real window, so its log-probabilities would not show it.
+
+    Args:
+        config: The model's.
+        windows: What the attention was told, in tokens.
+    """
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None) or 0
+    if not 0 < window < (getattr(text, "max_position_embeddings", None) or float("inf")):
+        return False
+    kinds = getattr(text, "layer_types", None)
+    has_window = kinds is None or any("sliding" in str(kind) for kind in kinds)
+    return has_window and not windows
+
+
+def _error(model: CausalModel, batch: Batch, plain: torch.Tensor) -> float:
     try:
-        sums, _, _ = model.completion_logprobs(model.batch(probe, range(len(probe))))
+        sums, _, _ = model.completion_logprobs(batch)
     # Models that refuse the arguments of packed rows cannot use them; that is an answer.
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError):
         return float("inf")

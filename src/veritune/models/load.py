@@ -1,6 +1,7 @@
 """Causal language model and tokenizer from a folder or a hub id, with their identity."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from veritune.errors import ModelError
+from veritune.errors import ModelError, nearest_name
 from veritune.provenance import hash_files
 
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
 ADAPTER_FILE = "adapter_config.json"
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,14 @@ def find_model(name: str, *, setting: str = "model") -> ModelSource:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
+        if folder.exists() or _looks_like_path(name):
+            raise _no_folder(folder, name, setting)
         folder = _download(name, setting)
     files = [file for pattern in _WEIGHTS for file in folder.glob(pattern)]
     if (folder / ADAPTER_FILE).is_file():
-        from peft import PeftConfig
-
-        base_name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        if not base_name:
-            raise ModelError(
-                "the adapter does not say which model it belongs to",
-                where=setting,
-                got=name,
-                fix="set base_model_name_or_path in its adapter_config.json",
-            )
-        base = find_model(base_name, setting=f"{setting} (base of the adapter)")
+        base = find_model(
+            _base_of_adapter(folder, name, setting), setting=f"{setting} (base of the adapter)"
+        )
         return ModelSource(name, folder, f"{base.identity}+{hash_files(files)}", base)
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -79,7 +76,9 @@ def find_model(name: str, *, setting: str = "model") -> ModelSource:
             where=setting,
             got=name,
             why="there is no config.json in it",
-            fix="give the folder that save_pretrained wrote",
+            fix=f"did you mean {folder / 'model'}?"
+            if (folder / "model" / "config.json").is_file()
+            else "give the folder that save_pretrained wrote",
         )
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
         raise ModelError(
@@ -111,9 +110,9 @@ def load_hf_model(source: ModelSource, *, device: torch.device, dropout: bool = 
         model, info = AutoModelForCausalLM.from_pretrained(
             str(folder), config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except _LOAD_ERRORS as error:
         raise ModelError(
-            f"the model cannot be loaded ({str(error).splitlines()[0] if str(error) else error!r})",
+            f"the model cannot be loaded ({_first_line(error)})",
             where=source.name,
             fix="check that AutoModelForCausalLM.from_pretrained loads this folder",
         ) from error
@@ -127,9 +126,7 @@ def load_hf_model(source: ModelSource, *, device: torch.device, dropout: bool = 
             fix="give the complete folder of the model",
         )
     if source.is_adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(source.folder)).merge_and_unload()
+        model = _with_adapter_merged(model, source)
     return model.to(device)
 
 
@@ -152,7 +149,9 @@ def load_settings(source: ModelSource) -> ModelSettings:
         config = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"the model's config cannot be read ({str(error).splitlines()[0]})", where=source.name
+            f"the model's config cannot be read ({_first_line(error)})",
+            where=source.name,
+            fix="mend config.json, or give the complete folder of the model",
         ) from error
     try:
         generation = GenerationConfig.from_pretrained(str(folder))
@@ -206,6 +205,17 @@ def longest_input(hf_model: Any, fallback: int = 2048) -> int:
     return fallback
 
 
+def checkpoint_activations(hf_model: Any) -> None:
+    """Let the model compute activations again in the backward pass: less memory, more time."""
+    # Newer transformers has a new name for it.
+    if hasattr(hf_model, "activation_checkpointing_enable"):
+        hf_model.activation_checkpointing_enable()
+    else:
+        hf_model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+
+
 def check_vocabulary(hf_model: Any, tokenizer: Any, source: ModelSource) -> None:
     """Refuse a tokenizer with ids beyond the model's embedding."""
     rows = hf_model.get_input_embeddings().weight.shape[0]
@@ -216,6 +226,91 @@ def check_vocabulary(hf_model: Any, tokenizer: Any, source: ModelSource) -> None
             got=f"{len(tokenizer)} tokens, {rows} embeddings",
             fix="use the tokenizer that belongs to the model",
         )
+
+
+def _base_of_adapter(folder: Path, name: str, setting: str) -> str:
+    """The name of the model that an adapter belongs to; the adapter's files must be there."""
+    from peft import PeftConfig
+
+    if not any(folder.glob("adapter_model.*")):
+        raise ModelError(
+            "the folder holds an adapter without weights",
+            where=setting,
+            got=name,
+            why="there is no adapter_model.safetensors in it",
+            fix="give the folder that save_pretrained wrote",
+        )
+    try:
+        base_name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            f"the adapter's settings cannot be read ({_first_line(error)})",
+            where=setting,
+            got=name,
+            fix=f"mend its {ADAPTER_FILE}",
+        ) from error
+    if not base_name:
+        raise ModelError(
+            "the adapter does not say which model it belongs to",
+            where=setting,
+            got=name,
+            fix=f"set base_model_name_or_path in its {ADAPTER_FILE}",
+        )
+    return str(base_name)
+
+
+def _with_adapter_merged(model: Any, source: ModelSource) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+
+    try:
+        with warnings.catch_warnings():
+            # PEFT warns of missing weights and goes on with random ones; they are refused below.
+            warnings.simplefilter("ignore")
+            adapted = PeftModel.from_pretrained(model, str(source.folder))
+        given = load_peft_weights(str(source.folder), device="cpu")
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            f"the adapter cannot be loaded ({_first_line(error)})",
+            where=source.name,
+            fix="check that it belongs to its base model and that PEFT loads it",
+        ) from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = sorted(set(wanted) - set(given))
+    if missing:
+        raise ModelError(
+            f"{len(missing)} weights are missing in the adapter's files",
+            where=source.name,
+            got=missing[0],
+            why="they would be random numbers",
+            fix="give the complete folder of the adapter",
+        )
+    # PEFT froze the base when it put the adapter in; merged, it is a model like any other.
+    return adapted.merge_and_unload().requires_grad_(True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
+
+
+def _looks_like_path(name: str) -> bool:
+    """A hub id is `name` or `owner/name`; everything else can only be a path."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _no_folder(folder: Path, name: str, setting: str) -> ModelError:
+    if folder.exists():
+        return ModelError(
+            "the model is a file", where=setting, got=name, fix="give the folder that it lies in"
+        )
+    near = None
+    if folder.parent.is_dir():
+        near = nearest_name(folder.name, [p.name for p in folder.parent.iterdir() if p.is_dir()])
+    return ModelError(
+        "there is no such folder",
+        where=setting,
+        got=name,
+        fix="check the path" if near is None else f"did you mean {folder.parent / near}?",
+    )
 
 
 def _download(name: str, setting: str) -> Path:
@@ -239,7 +334,7 @@ def _download(name: str, setting: str) -> Path:
             "there is no such folder, and the hub gives no such model",
             where=setting,
             got=name,
-            why=str(error).splitlines()[0].rstrip(".") if str(error) else None,
+            why=_first_line(error).rstrip("."),
             fix="check the path; a hub id needs network access or a filled cache (HF_HOME)",
         ) from error
 

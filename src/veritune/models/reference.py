@@ -5,6 +5,7 @@ the starting model is the reference, and another model is loaded, asked and let 
 training path itself (layout, precision, head), so policy and reference agree where they are equal.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def noise_tolerance(model: CausalModel, num_tokens: int) -> float:
     number of tokens. Rows of another composition round differently.
     """
     per_token = _FP32_PER_TOKEN if model.precision == "fp32" else _BF16_PER_TOKEN
-    return per_token * max(num_tokens, 1) ** 0.5
+    return per_token * math.sqrt(max(num_tokens, 1))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ReferenceLogProbs:
         """
         lengths = [int(c.bears_loss.sum()) for c in group.completions]
         values = torch.from_numpy(np.array(self.cache.get(group.key(), sum(lengths))))
-        return torch.stack([part.double().sum() for part in values.split(lengths)])
+        return torch.stack([part.double().sum() for part in torch.split(values, lengths)])
 
 
 @torch.no_grad()
@@ -111,10 +112,13 @@ def score_reference(
     unique = {group.key(): group for group in groups}
     present = [key for key in unique if key in cache]
     missing = [group for key, group in unique.items() if key not in cache]
+    # Shared out by place among all groups: another run may fill the cache between the looks of two
+    # ranks, and what is missing then differs.
+    shares = list(unique.items())[distributed.rank() :: distributed.world_size()]
     distributed.barrier()
     _spot_check(model, cache, unique, present, seed)
 
-    mine = missing[distributed.rank() :: distributed.world_size()]
+    mine = [group for key, group in shares if key not in cache]
     sizes = [model.row_tokens(group) for group in mine]
     rows = rows_by_budget(sizes, tokens_per_row)
     done = 0
@@ -123,7 +127,7 @@ def score_reference(
         batch = [mine[i] for i in row]
         tokens = model.token_logprobs(model.batch(batch, row)).cpu()
         counts = [sum(int(c.bears_loss.sum()) for c in group.completions) for group in batch]
-        for group, values in zip(batch, tokens.split(counts), strict=True):
+        for group, values in zip(batch, torch.split(tokens, counts), strict=True):
             entries[group.key()] = values.numpy()
         done += len(row)
         if progress is not None:

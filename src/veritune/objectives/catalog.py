@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from pydantic import create_model
 
-from veritune.config import Config, build_config, nearest_name
-from veritune.errors import SettingsError
+from veritune.config import Config, build_config
+from veritune.errors import SettingsError, nearest_name
 from veritune.objectives import sft
 from veritune.objectives.card import Card
 from veritune.objectives.paired import (

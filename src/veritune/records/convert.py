@@ -94,6 +94,21 @@ def labels_from_scores(records: Sequence[Scored], *, threshold: float) -> Conver
     return Converted(labels, {"values of scores": len(labels)} if labels else {})
 
 
+def scores_from_pairs(records: Sequence[Paired]) -> Converted[Scored]:
+    """Chosen with score 1 next to rejected with score 0, as EXO's pipeline feeds pairs.
+
+    Nothing is discarded; the scale of the scores is a convention, which a reward temperature
+    divides.
+
+    Source:
+        Ji et al. 2024, arXiv:2402.00856, released pipeline.
+    """
+    scored = [
+        Scored(r.prompt, (r.chosen, r.rejected), (1.0, 0.0), r.origin, r.rendering) for r in records
+    ]
+    return Converted(tuple(scored), {})
+
+
 def prompts_alone(records: Sequence[Record]) -> Converted[Prompt]:
     """Each distinct prompt once, where it first occurs."""
     prompts: dict[bytes, Prompt] = {}
@@ -126,8 +141,8 @@ def demonstrations(records: Sequence[Record]) -> Converted[Demonstration]:
 def convert_records(records: Sequence[Record], kind: str) -> Converted[Record]:
     """The records as another kind, by the conversion that needs no further choice.
 
-    Scored become paired by `best_against_worst`. Records of that kind already are kept as they
-    are.
+    Scored become paired by `best_against_worst`, paired scored by `scores_from_pairs`. Records of
+    that kind already are kept as they are.
 
     Raises:
         DataError: The records do not say what that kind needs, or a choice must be made.
@@ -143,9 +158,12 @@ def convert_records(records: Sequence[Record], kind: str) -> Converted[Record]:
         return best_against_worst([record for record in records if isinstance(record, Scored)])
     if kind == "unpaired" and kinds == ["paired"]:
         return labels_from_pairs([record for record in records if isinstance(record, Paired)])
+    if kind == "scored" and kinds == ["paired"]:
+        return scores_from_pairs([record for record in records if isinstance(record, Paired)])
     fix = f"give records that are {kind}, or choose another objective"
     if kind == "unpaired" and kinds == ["scored"]:
-        fix = "choose from which score on a completion is desirable, with labels_from_scores"
+        fix = "choose the score from which on a completion is desirable, and write labels "
+        fix += "(labels_from_scores of veritune.records.convert does it)"
     raise DataError(
         f"{' and '.join(kinds)} records cannot become {kind} without a further choice",
         where=records[0].origin.file,

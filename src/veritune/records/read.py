@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from veritune.config import Config, nearest_name
-from veritune.errors import DataError, RecordError, join_problems
+from veritune.config import Config
+from veritune.errors import DataError, RecordError, SettingsError, join_problems, nearest_name
 from veritune.records.json_lines import Item, Row
 from veritune.records.kinds import KINDS, Paired, Record
 from veritune.records.shapes import KNOWN_COLUMNS, record_from_row
@@ -51,7 +51,12 @@ class DataConfig(Config):
     def _known_kind(cls, value: str | None) -> str | None:
         if value is None or value in KINDS:
             return value
-        raise ValueError(f"{value!r} is not a kind of record; use one of {', '.join(KINDS)}")
+        near = nearest_name(value, list(KINDS))
+        raise SettingsError(
+            "not a kind of record",
+            got=value,
+            fix=f"did you mean {near}?" if near else f"use one of {', '.join(KINDS)}",
+        )
 
     @field_validator("columns")
     @classmethod
@@ -59,10 +64,17 @@ class DataConfig(Config):
         for ours in value.values():
             if ours not in KNOWN_COLUMNS:
                 near = nearest_name(ours, sorted(KNOWN_COLUMNS))
-                advice = f"did you mean {near}" if near else "see the accepted sets of columns"
-                raise ValueError(f"{ours!r} is not a column that any kind reads; {advice}")
+                raise SettingsError(
+                    "the file's columns are renamed to one that no kind of record reads",
+                    got=ours,
+                    fix=f"did you mean {near}?"
+                    if near
+                    else f"use one of {', '.join(sorted(KNOWN_COLUMNS))}",
+                )
         if len(set(value.values())) < len(value):
-            raise ValueError("two columns of the file would become one")
+            raise SettingsError(
+                "two columns of the file would become one", got=value, fix="leave one of them out"
+            )
         return value
 
 
@@ -153,12 +165,16 @@ def _check_same_kind(record: Record, row: Row, first: Record) -> None:
     if record.kind == first.kind:
         return
     raise RecordError(
-        f"the row makes a {record.kind} record, and the first one made a {first.kind} record",
+        f"the row makes {_a(record.kind)} record, and the first one made {_a(first.kind)} record",
         where=record.origin,
         got=list(row),
         why=f"a run reads one kind of record; the first is that of {first.origin}",
         fix="keep each kind in its own files, or set data.kind where the columns fit several",
     )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "unpaired" else f"a {kind}"
 
 
 def _refuse_unseen_columns(config: DataConfig, seen: set[str]) -> None:

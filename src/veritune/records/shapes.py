@@ -8,8 +8,7 @@ no shape names are passed over.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from veritune.config import nearest_name
-from veritune.errors import RecordError
+from veritune.errors import RecordError, nearest_name
 from veritune.records.builders import (
     demonstration_dialogue,
     demonstration_record,

@@ -9,8 +9,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from veritune.config import nearest_name
-from veritune.errors import DataError
+from veritune.errors import DataError, nearest_name
 from veritune.records.json_lines import (
     MAX_LINE_BYTES,
     Item,

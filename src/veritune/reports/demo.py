@@ -62,6 +62,9 @@ class DemoRow:
     samples: tuple[Sample, ...]
     """The most probable strings."""
 
+    stopped: str | None = None
+    """Why training ended early, in words; None if it did not. "After" is then the last weights."""
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -116,7 +119,7 @@ def summary_table(result: DemoResult) -> Table:
             Cell(format_share(_closed(row)), "number"),
             number(row.reward_before),
             number(row.reward_after),
-            Cell(format_seconds(row.seconds), "number"),
+            Cell("stopped" if row.stopped else format_seconds(row.seconds), "number"),
         )
         for row in result.rows
     )
@@ -154,18 +157,22 @@ def short_table(result: DemoResult) -> Table:
             number(row.kl_after),
             Cell(format_share(_closed(row)), "number"),
             number(row.reward_after),
-            Cell(format_seconds(row.seconds), "number"),
+            Cell("stopped" if row.stopped else format_seconds(row.seconds), "number"),
         )
         for row in result.rows
     )
-    headers = ("objective", "claims it", "KL before", "KL after", "closed", "reward", "time")
+    headers = ("objective", "claims", "before", "after", "closed", "reward", "time")
     return Table(headers, rows, caption=_caption(result))
 
 
 def demo_findings(result: DemoResult) -> tuple[str, ...]:
     """What the numbers say, in plain sentences."""
     findings = []
-    claiming = [row for row in result.rows if row.claims_target and math.isfinite(row.kl_after)]
+    claiming = [
+        row
+        for row in result.rows
+        if row.claims_target and not row.stopped and math.isfinite(row.kl_after)
+    ]
     others = [row for row in result.rows if not row.claims_target and math.isfinite(row.kl_after)]
     if claiming:
         best = min(claiming, key=lambda row: row.kl_after)
@@ -179,11 +186,12 @@ def demo_findings(result: DemoResult) -> tuple[str, ...]:
             f"The {len(claiming)} that claim it closed {_range_of_shares(claiming)} "
             "of the distance."
         )
+    findings.extend(f"{row.objective} {row.stopped}." for row in result.rows if row.stopped)
     if others:
         subject = "The one that does" if len(others) == 1 else f"The {len(others)} that do"
         findings.append(
-            f"{subject} not claim it closed {_range_of_shares(others)}: what is published of them "
-            "promises another optimum or none, so they are the control."
+            f"{subject} not claim it closed {_range_of_shares(others)}: what is published names "
+            "another optimum, or none."
         )
     beyond = [row.objective for row in result.rows if _overshoots(row, result.reward_target)]
     if beyond:

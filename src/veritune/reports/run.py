@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def run_page(run: RunFolder) -> Page:
 
 
 def _lead(run: RunFolder, objective: str) -> str:
-    model, data = (_short(run.settings.get(key)) for key in ("model", "data"))
+    model, data = _short(run.settings.get("model")), _data_files(run)
     start = f"{model} was trained" if model else "A model was trained"
     by = f" with {_objective_in_words(objective)}" if objective else ""
     on = f" on {data}" if data else ""
@@ -91,7 +91,7 @@ def _facts(run: RunFolder) -> tuple[tuple[str, str], ...]:
     return (
         ("Objective", _short(run.settings.get("objective")) or MISSING),
         ("Model", _short(run.settings.get("model")) or MISSING),
-        ("Data", _short(run.settings.get("data")) or MISSING),
+        ("Data", _data_files(run) or MISSING),
         ("Steps", format_count(len(run.steps))),
         ("Time in steps", format_seconds(seconds)),
         ("Tokens", format_count(tokens)),
@@ -219,6 +219,15 @@ def _objective_name(settings: Mapping[str, Any]) -> str:
 def _objective_in_words(name: str) -> str:
     """The name and, if it is one of the catalog, what it stands for."""
     return f"{name} ({CATALOG[name].title})" if name in CATALOG else name
+
+
+def _data_files(run: RunFolder) -> str:
+    """The names of the data files, without their folders; how they were read stands below."""
+    data = run.settings.get("data")
+    files = data.get("files", data) if isinstance(data, Mapping) else data
+    if isinstance(files, list | tuple):
+        return ", ".join(PurePath(str(file)).name for file in files)
+    return _short(files) if isinstance(files, Mapping) else PurePath(_short(files)).name
 
 
 def _short(value: Any) -> str:

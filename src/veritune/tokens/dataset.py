@@ -132,17 +132,13 @@ def tokenize(
             pieces.append(pieces[-1] + 1 + len(group.completions))
         if progress is not None:
             progress(min(start + _CHUNK, len(records)))
-    if problems and not skip_problems:
-        raise DataError(
-            f"{len(problems)} of {len(records)} records cannot be tokenized\n"
-            + join_problems(problems),
-            fix="mend the records, or set data.on_error=skip to go on without them",
-        )
+    if problems and not (skip_problems and kept):
+        raise _problems_error(problems, records)
     if not kept:
         raise DataError(
             "no record is left",
-            got=f"{len(problems)} records with problems, {counts.dropped} too long, "
-            f"of {len(records)}",
+            where=records[0].origin.file if records else None,
+            got=f"{counts.dropped} too long, of {len(records)} records",
             fix="raise tokens.max_length, or set tokens.long_completions=cut",
         )
     return TokenizedDataset(
@@ -156,6 +152,18 @@ def tokenize(
         origins=tuple(r.origin for r in kept),
         lengths=counts,
         problems=tuple(problems),
+    )
+
+
+def _problems_error(problems: Sequence[TokenizationError], records: Sequence[Record]) -> DataError:
+    summary = f"{len(problems):,} of {len(records):,} records cannot be tokenized"
+    fix = "mend the records"
+    if len(problems) < len(records):
+        fix += ", or set data.on_error=skip to go on without them"
+    return DataError(
+        f"{summary}\n\n{join_problems(problems)}\n\n{summary}",
+        where=records[0].origin.file,
+        fix=fix,
     )
 
 

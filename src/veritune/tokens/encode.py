@@ -17,7 +17,7 @@ from pydantic import Field
 
 from veritune.config import Config
 from veritune.errors import TokenizationError
-from veritune.ranges import PositiveInt
+from veritune.ranges import LengthInTokens
 from veritune.records.kinds import Message, Origin, Record, Rendering, Text, TokenIds
 from veritune.tokens.template import Turn, render, rendered_turns
 
@@ -36,7 +36,7 @@ _CHUNK = 512
 class TokensConfig(Config):
     """How text becomes tokens, and which of them bear loss."""
 
-    max_length: PositiveInt | None = None
+    max_length: LengthInTokens | None = None
     """Most tokens of a prompt with its longest completion; null is the model's own limit."""
 
     long_prompts: Literal["cut", "drop", "stop"] = "cut"
@@ -171,7 +171,9 @@ class TextEncoder:
         heads = self.whole(contexts)
         joined = self.whole([context + text for context, text in zip(contexts, texts, strict=True)])
         return [
-            both[len(head) :] if both[: len(head)] == head else self._behind_anchor(text)
+            both[len(head) :]
+            if both[: len(head)] == head and len(both) > len(head)
+            else self._behind_anchor(text)
             for text, head, both in zip(texts, heads, joined, strict=True)
         ]
 

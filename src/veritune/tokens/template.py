@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veritune.errors import TokenizationError
+import jinja2
+
+from veritune.errors import ModelError, TokenizationError
 from veritune.records.kinds import Message, Messages, Origin, Rendering
 
 
@@ -36,6 +38,7 @@ def render(
 
     Raises:
         TokenizationError: The tokenizer has no template, or the template refuses the messages.
+        ModelError: The template is not valid Jinja.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TokenizationError(
@@ -55,6 +58,12 @@ def render(
             tokenize=False,
             **arguments,
         )
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(
+            f"the chat template is not valid Jinja ({error.message})",
+            where=f"chat template, line {error.lineno}",
+            fix="mend it, or set tokens.chat_template to the file of another",
+        ) from error
     # Templates are programs: jinja2 errors, and whatever the template raises, arrive here.
     except Exception as error:
         raise TokenizationError(
@@ -83,9 +92,17 @@ def rendered_turns(
     dialogue.
 
     Raises:
-        TokenizationError: Rendering the first turns gives a text that the rendered dialogue does
-            not begin with, so there is no place to cut.
+        TokenizationError: The completion does not begin with the assistant, or rendering the first
+            turns gives a text that the rendered dialogue does not begin with, so there is no place
+            to cut.
     """
+    if not completion or completion[0].role != "assistant":
+        raise TokenizationError(
+            "the completion does not begin with a turn of the assistant",
+            where=where,
+            got=[message.role for message in completion],
+            fix="move the turns before the assistant's answer into the prompt",
+        )
     dialogue = (*prompt, *completion)
     whole = render(
         tokenizer,
@@ -111,17 +128,13 @@ def rendered_turns(
                 add_generation_prompt=speaks,
                 where=where,
             )
+            # Some templates close whatever is no prompt with the end-of-sequence token.
+            if not whole.startswith(head) and not speaks:
+                head = head.removesuffix(tokenizer.eos_token or "")
             if not whole.startswith(head):
                 raise _no_place_to_cut(dialogue, stop, head, whole, where)
             cuts.append(len(head))
             is_assistant.append(speaks)
-    if not cuts or not is_assistant[0]:
-        raise TokenizationError(
-            "the completion does not begin with a turn of the assistant",
-            where=where,
-            got=[message.role for message in completion],
-            fix="move the turns before the assistant's answer into the prompt",
-        )
     ends = [*cuts[1:], len(whole)]
     turns = [
         Turn(whole[start:end], speaks)

@@ -123,9 +123,13 @@ def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
-        return {key: manifest[key] for key in ("step", "records", "files")}
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        return {
+            "step": int(manifest["step"]),
+            "records": int(manifest["records"]),
+            "files": dict(manifest["files"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"the manifest cannot be read ({error})",
             where=folder,

@@ -72,6 +72,4 @@ def _tensorboard(folder: Path, after_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(  # type: ignore[no-untyped-call]
-        str(folder), purge_step=after_step + 1 if after_step else None
-    )
+    return SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else None)

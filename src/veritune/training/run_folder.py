@@ -39,13 +39,16 @@ def open_run_folder(path: Path, config: ConfigT, *, overwrite: bool = False) -> 
     """Claim an empty or new folder, or find the run of the same settings in it; writes nothing.
 
     Raises:
-        RunFolderError: The folder holds something else, or a run of other settings.
+        RunFolderError: The folder holds something else, or a run of other settings, or cannot be
+            made.
     """
-    if path.exists() and not path.is_dir():
-        raise RunFolderError("the output is a file", where="output", got=str(path))
+    refuse_blocked_folder(path)
     if overwrite and (path / _CONFIG).is_file():
-        shutil.rmtree(path)
-    if not path.exists() or not any(path.iterdir()):
+        _remove_run(path)
+    # A run that died while it wrote its first file left that file under its first name.
+    if not path.exists() or {file.name for file in path.iterdir()} <= {
+        _beside(path / _CONFIG).name
+    }:
         return RunFolder(path, None, False)
     if not (path / _CONFIG).is_file():
         raise RunFolderError(
@@ -72,6 +75,26 @@ def open_run_folder(path: Path, config: ConfigT, *, overwrite: bool = False) -> 
     return RunFolder(path, None if finished else newest_checkpoint(path), finished)
 
 
+def refuse_blocked_folder(path: Path) -> None:
+    """Refuse an output folder that cannot be made or written, before work is put into it.
+
+    Raises:
+        RunFolderError: It, or a folder above it, is a file or may not be written.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    raise RunFolderError(
+        f"{there} is a file" if not there.is_dir() else f"{there} may not be written",
+        where="output",
+        got=str(path),
+        why="the output is a folder that the run makes",
+        fix="choose another output, or remove the file"
+        if not there.is_dir()
+        else "choose another output, or change its permissions",
+    )
+
+
 def begin_run(folder: RunFolder, config: Config, provenance: Mapping[str, Any]) -> None:
     """Write the complete settings and what the run is made from.
 
@@ -93,8 +116,9 @@ def begin_run(folder: RunFolder, config: Config, provenance: Mapping[str, Any]) 
                 )
         return
     folder.path.mkdir(parents=True, exist_ok=True)
-    _write(folder.path / _PROVENANCE, json.dumps(provenance, indent=1) + "\n")
+    # The settings come first: by them the folder is known as a run, however little else it holds.
     _write(folder.path / _CONFIG, dump_config(config))
+    _write(folder.path / _PROVENANCE, json.dumps(provenance, indent=1) + "\n")
 
 
 def finish_run(folder: RunFolder, facts: Mapping[str, Any]) -> None:
@@ -112,7 +136,21 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _remove_run(path: Path) -> None:
+    """Empty the folder; its settings go last, so that it is known as a run until then."""
+    for file in path.iterdir():
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        elif file.name != _CONFIG:
+            file.unlink()
+    (path / _CONFIG).unlink()
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.writing")
+
+
 def _write(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.writing")
+    beside = _beside(file)
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, file)

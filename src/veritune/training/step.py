@@ -122,7 +122,8 @@ class ObjectivePass:
             if reference is not None:
                 ratio = (policy.detach() - reference).abs()
                 tolerance = lengths.double().sqrt() * noise_tolerance(self.model, 1)
-                extent[1] = max(extent[1].item(), (ratio / tolerance).max().item())
+                # `max` of Python would lose a nan.
+                extent[1] = torch.maximum(extent[1], (ratio / tolerance).max().cpu())
         return self._reduced(losses, sums, extent, facts, normalizer)
 
     def _reduced(
@@ -138,7 +139,7 @@ class ObjectivePass:
         ratios[distributed.rank()] = extent[1]
         flat = torch.cat([losses, sums.totals.flatten(), extent[:1], ratios])
         flat = distributed.global_sum(flat.to(self.model.device)).cpu()
-        parts = flat.split([len(losses), sums.totals.numel(), 1, len(ratios)])
+        parts = torch.split(flat, [len(losses), sums.totals.numel(), 1, len(ratios)])
         return PassResult(
             loss=float(parts[0].sum() / normalizer),
             losses=parts[0],

@@ -1,0 +1,45 @@
+# One word per chore. `make demo` and `make test` work from a bare checkout: they make .venv,
+# install the pinned packages and this one, and run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo "make demo    align a small model by five objectives; a page shows how far each came"
+	@echo "make test    all tests"
+	@echo "make check   format, lint and types, without changing anything"
+	@echo "make format  format the code"
+	@echo "make setup   only make $(VENV) and install"
+	@echo "make clean   remove $(VENV) and what the demo wrote"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/veritune demo output=demo-run overwrite=true
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo-run

@@ -1,0 +1,214 @@
+"""Reference log-probabilities on disk: whole, finite, one's own, or not there."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from veritune.errors import ReferenceCacheError, VerituneWarning
+from veritune.models.cache import ReferenceCache, default_cache_folder
+from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
+
+IDENTITY = {"weights": "abc", "precision": "fp32"}
+ONE, TWO = b"1" * 16, b"2" * 16
+
+
+def values(*numbers: float) -> Any:
+    return np.array(numbers, np.float32)
+
+
+def loaded(root: Path, identity: dict[str, str] = IDENTITY) -> ReferenceCache:
+    cache = ReferenceCache(root, identity)
+    cache.load()
+    return cache
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    cache.add({ONE: values(-1.5, -2.25)})
+    cache.add({TWO: values(-0.125)})
+    return tmp_path
+
+
+def files_of(root: Path) -> list[Path]:
+    return sorted(root.rglob("values-*.safetensors"))
+
+
+def test_values_survive_a_reload_bit_for_bit(tmp_path: Path):
+    exact = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    ReferenceCache(tmp_path, IDENTITY).add({ONE: exact, TWO: exact[:3]})
+
+    cache = loaded(tmp_path)
+
+    assert cache.get(ONE, 1000).tobytes() == exact.tobytes()
+    assert cache.get(TWO, 3).tobytes() == exact[:3].tobytes()
+    assert len(cache) == 2
+
+
+def test_a_cache_knows_what_it_holds(filled: Path):
+    cache = ReferenceCache(filled, IDENTITY)
+    assert ONE not in cache
+
+    cache.load()
+
+    assert ONE in cache
+    assert b"3" * 16 not in cache
+    assert cache.get(ONE, 2).tolist() == [-1.5, -2.25]
+
+
+@pytest.mark.parametrize(
+    ("key", "num_tokens", "message"),
+    [(b"3" * 16, 1, "missing"), (ONE, 3, "of another length"), (ONE, 1, "of another length")],
+)
+def test_a_hole_is_refused(filled: Path, key: bytes, num_tokens: int, message: str):
+    with pytest.raises(ReferenceCacheError, match=message) as caught:
+        loaded(filled).get(key, num_tokens)
+
+    assert str(filled) in str(caught.value)
+    assert "remove the folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, bad: float):
+    cache = ReferenceCache(tmp_path, IDENTITY)
+
+    with pytest.raises(ReferenceCacheError, match="not finite") as caught:
+        cache.add({ONE: values(-1.0), TWO: values(-1.0, bad)})
+
+    assert str(bad) in str(caught.value)
+    assert len(cache) == len(loaded(tmp_path)) == 0
+
+
+def test_caches_of_different_references_do_not_mix(filled: Path):
+    for identity in (
+        {**IDENTITY, "weights": "abd"},
+        {**IDENTITY, "precision": "bf16"},
+        {**IDENTITY, "temperature": "0.7"},
+        {},
+    ):
+        other = loaded(filled, identity)
+        assert len(other) == 0
+        assert other.folder != loaded(filled).folder
+    assert loaded(filled, dict(reversed(IDENTITY.items()))).get(TWO, 1).tolist() == [-0.125]
+
+
+def test_the_folder_says_what_its_values_belong_to(filled: Path):
+    (about,) = filled.rglob("about.json")
+
+    assert '"weights": "abc"' in about.read_text()
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[: len(content) - 3]
+
+
+def flip_a_value(content: bytes) -> bytes:
+    """One bit of the last value; the file stays well-formed."""
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+def flip_a_key(content: bytes) -> bytes:
+    place = content.index(b"11111111")
+    return content[:place] + b"3" + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, flip_a_value, flip_a_key, lambda _: b"", lambda _: b"not a file of ours"]
+)
+def test_a_damaged_file_is_left_out_with_a_warning(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+):
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    cache.add({ONE: values(-1.5, -2.25)})
+    (file,) = files_of(tmp_path)
+    cache.add({TWO: values(-0.125)})
+    file.write_bytes(damage(file.read_bytes()))
+
+    with pytest.warns(VerituneWarning, match="scored again") as caught:
+        found = loaded(tmp_path)
+
+    assert file.name in str(caught[0].message)
+    assert ONE not in found
+    assert found.get(TWO, 1).tolist() == [-0.125]
+
+
+def test_a_damaged_file_that_is_written_again_is_read(tmp_path: Path):
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    cache.add({ONE: values(-1.5)})
+    (file,) = files_of(tmp_path)
+    file.write_bytes(cut_short(file.read_bytes()))
+    reader = ReferenceCache(tmp_path, IDENTITY)
+    with pytest.warns(VerituneWarning):
+        reader.load()
+
+    ReferenceCache(tmp_path, IDENTITY).add({ONE: values(-1.5)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reader.load()
+
+    assert reader.get(ONE, 1).tolist() == [-1.5]
+
+
+def test_a_load_reads_what_others_have_added_since(filled: Path):
+    reader, writer = loaded(filled), loaded(filled)
+    writer.add({b"3" * 16: values(-7.0)})
+    assert b"3" * 16 not in reader
+
+    reader.load()
+
+    assert reader.get(b"3" * 16, 1).tolist() == [-7.0]
+
+
+def test_a_half_written_file_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that is killed while it writes leaves nothing that a reader takes for values."""
+    cache = ReferenceCache(tmp_path, IDENTITY)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veritune.models.cache.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.add({ONE: values(-1.0)})
+
+    assert files_of(tmp_path) == []
+    assert len(loaded(tmp_path)) == 0
+
+
+def test_nothing_to_add_makes_no_file(tmp_path: Path):
+    ReferenceCache(tmp_path, IDENTITY).add({})
+
+    assert files_of(tmp_path) == []
+
+
+def test_texts_that_differ_in_the_end_token_only_are_two_entries(
+    tmp_path: Path, groups: list[TokenizedRecord]
+):
+    """A completion with its end token and the same one cut before it."""
+    group = groups[0]
+    first, *rest = group.completions
+    cut = TokenizedRecord(
+        group.prompt,
+        (TokenizedCompletion(first.ids[:-1], first.bears_loss[:-1]), *rest),
+        group.origin,
+    )
+    cache = ReferenceCache(tmp_path, IDENTITY)
+
+    cache.add({group.key(): values(-1.0)})
+
+    assert group.key() in cache
+    assert cut.key() not in cache
+
+
+def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("VERITUNE_CACHE", str(tmp_path / "named"))
+    assert default_cache_folder() == tmp_path / "named"
+    monkeypatch.delenv("VERITUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_cache_folder() == tmp_path / "xdg" / "veritune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert default_cache_folder() == tmp_path / ".cache" / "veritune"
