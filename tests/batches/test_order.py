@@ -89,6 +89,12 @@ def test_within_a_class_the_order_is_random():
     assert len({RecordOrder(60, seed, labels)[0] for seed in range(12)}) > 4
 
 
+def test_either_class_may_come_first():
+    labels = np.array([True] * 30 + [False] * 30)
+
+    assert {bool(labels[RecordOrder(60, seed, labels)[0]]) for seed in range(12)} == {True, False}
+
+
 @pytest.mark.parametrize("labels", [[True] * 5, [False] * 5])
 def test_one_class_alone_is_an_order_too(labels: list[bool]):
     assert sorted(RecordOrder(5, 0, np.array(labels)).slice(0, 5)) == list(range(5))

@@ -172,7 +172,7 @@ def test_a_run_that_died_while_it_wrote_a_line_continues(world: World) -> None:
     assert_continues(world, "dpo")
 
 
-@pytest.mark.parametrize("where", ["_save", "finish_run", "begin_run", "_score", "run_report"])
+@pytest.mark.parametrize("where", ["save_model", "finish_run", "begin_run", "_score", "run_report"])
 def test_a_run_that_died_outside_its_steps_can_be_given_again(where: str, world: World) -> None:
     world.train("dpo", "whole")
     shutil.rmtree(world.folder / "cache")

@@ -13,6 +13,13 @@ from run_world import Listener, World, largest_difference, lines
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": "dpo", "evaluation__fraction": 0.3, "evaluation__every": 2},
     "kto": {"objective": "kto", "evaluation__fraction": 0.3},
+    # Praise weighs so much that all log-ratios rise, and the clamp of the baseline is open.
+    "kto-rising": {
+        "objective": "kto",
+        "objective__lambda_desirable": 9,
+        "objective__beta": 0.5,
+        "train__learning_rate": 6e-3,
+    },
     "rdro": {"objective": "rdro", "train__batch_size": 7},
     "sft": {"objective": "sft"},
     "exo_rw": {"objective": "exo_rw", "train__batch_size": 3},

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from veritune.errors import ReferenceCacheError
 from veritune.models.cache import ReferenceCache
@@ -221,6 +222,8 @@ def test_long_work_is_kept_piece_by_piece(
 
     assert seen == [(n, 10) for n in range(1, 7)]
     assert count == 6, "the first four lay in two whole files"
+    kept = [len(load_file(file)["keys"]) for file in tmp_path.rglob("values-*.safetensors")]
+    assert sorted(kept) == [2] * 5, "every group lies in one file"
 
 
 def test_the_tolerance_grows_with_the_root_of_the_length_and_is_wider_in_bf16(make_model: Make):

@@ -196,8 +196,19 @@ def end_tokens(hf_model: Any) -> tuple[int, ...]:
 
 
 def longest_input(hf_model: Any, fallback: int = 2048) -> int:
-    """The most positions that the model was made for."""
+    """The most positions that the model was made for.
+
+    Rotary embeddings that stretch with the longest sequence of a batch (`longrope`, `dynamic`)
+    count up to where they begin to: beyond it, a record's log-probability would depend on the
+    records beside it.
+    """
     config = hf_model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        original = rope.get("original_max_position_embeddings")
+        original = original or getattr(config, "original_max_position_embeddings", None)
+        if isinstance(original, int) and original > 0:
+            return original
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
