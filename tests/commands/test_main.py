@@ -67,6 +67,8 @@ def test_a_wrong_word_is_named(words, told, veritune):
 def test_settings_may_be_written_with_dashes(place, veritune):
     (place / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
     assert veritune("check", "a.jsonl", "--examples=1").code == 0
+    assert veritune("check", "a.jsonl", "--examples", "1").code == 0
+    assert "no-such-model" in veritune("check", "a.jsonl", "--model", "./no-such-model").err
     assert "unknown setting exmples" in veritune("check", "a.jsonl", "--exmples=1").err
 
 

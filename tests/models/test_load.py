@@ -330,5 +330,18 @@ def test_the_longest_input_is_the_configs(make_model: Make, family: str, expecte
     assert longest_input(make_model(family)) == expected
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_the_longest_input_ends_where_rotary_embeddings_begin_to_stretch(kind: str):
+    """Beyond it, one long record would change the log-probabilities of the others in its batch."""
+    rope = {"rope_type": kind, "original_max_position_embeddings": 4096}
+    config = SimpleNamespace(max_position_embeddings=131072, rope_parameters=rope)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+
+    assert longest_input(model) == 4096
+
+    config.rope_parameters = {**rope, "rope_type": "yarn"}
+    assert longest_input(model) == 131072
+
+
 def test_a_source_without_a_base_is_no_adapter():
     assert not ModelSource("m", Path("m"), "1").is_adapter

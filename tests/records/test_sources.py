@@ -194,21 +194,21 @@ def test_a_missing_file_names_the_nearest_one(tmp_path):
 def test_a_hub_id_is_loaded_with_the_split(monkeypatch):
     asked = []
 
-    def fake_load(name, *, split):
-        asked.append((name, split))
+    def fake_load(name, subset, *, split):
+        asked.append((name, subset, split))
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", fake_load)
 
-    items = list(iter_rows("owner/pairs-v1.5", split="test"))
+    items = list(iter_rows("owner/pairs-v1.5", split="test", subset="clean"))
 
-    assert asked == [("owner/pairs-v1.5", "test")]
+    assert asked == [("owner/pairs-v1.5", "clean", "test")]
     assert [row for _, row in items] == ROWS
     assert str(items[1][0]) == "owner/pairs-v1.5[test], row 2"
 
 
 def test_an_id_that_the_hub_does_not_give_names_the_nearest_file(monkeypatch, tmp_path):
-    def failing_load(name, *, split):
+    def failing_load(name, subset, *, split):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", failing_load)

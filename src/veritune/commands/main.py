@@ -87,8 +87,9 @@ def _check(words: CheckWords = None) -> None:
 
     The exit code is 2 if some row cannot be used. All settings: `veritune settings check`.
     """
-    files = [word for word in words or [] if _is_data(word)]
-    others = [word for word in words or [] if not _is_data(word)]
+    given = _joined(words or [])
+    files = [word for word in given if _is_data(word)]
+    others = [word for word in given if not _is_data(word)]
     if files:
         others.append(f"data.files={json.dumps(files, ensure_ascii=False)}")
     found = check(_settings(CheckConfig, others), Display())
@@ -209,6 +210,7 @@ def main() -> None:
 
 def _settings(kind: type[ConfigT], words: list[str]) -> ConfigT:
     """Settings from an optional YAML file and key=value words."""
+    words = _joined(words)
     files = [word for word in words if _is_yaml(word)]
     if words and "=" not in words[0] and not _is_yaml(words[0]):
         raise SettingsError(
@@ -223,6 +225,17 @@ def _settings(kind: type[ConfigT], words: list[str]) -> ConfigT:
         )
     overrides = [word for word in words if word not in files]
     return load_config(kind, Path(files[0]) if files else None, overrides)
+
+
+def _joined(words: list[str]) -> list[str]:
+    """The words with `--key value`, as many tools write it, as `--key=value`."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _is_yaml(word: str) -> bool:

@@ -155,7 +155,9 @@ def train(
             save_adapter(peft_model, folder.path / "adapter", source.name)
             hf_model = peft_model.merge_and_unload()
         dtype = config.train.save_dtype
-        save_model(folder.model, hf_model, tokenizer, end_tokens=encoder.end_tokens, dtype=dtype)
+        save_model(
+            folder.model, hf_model, tokenizer, source, end_tokens=encoder.end_tokens, dtype=dtype
+        )
         finish_run(folder, {"seconds": round(time.monotonic() - began, 1)})
         display.note(f"model   {folder.model}\nreport  {run_report(folder.path)}")
     distributed.barrier()

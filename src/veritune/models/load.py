@@ -350,10 +350,17 @@ def _download(name: str, setting: str) -> Path:
         ) from error
 
 
+def dropout_rates(config: Any) -> dict[str, float]:
+    """The dropout rates that a config names, by attribute."""
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if ("dropout" in name or "pdrop" in name or name == "layerdrop")
+        and isinstance(value, float)
+    }
+
+
 def _turn_off_dropout(config: Any) -> None:
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
-        for name in list(vars(part)):
-            value = getattr(part, name)
-            is_rate = "dropout" in name or "pdrop" in name or name == "layerdrop"
-            if is_rate and isinstance(value, float) and value > 0:
-                setattr(part, name, 0.0)
+        for name in dropout_rates(part):
+            setattr(part, name, 0.0)

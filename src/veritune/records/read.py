@@ -27,6 +27,9 @@ class DataConfig(Config):
     split: str = "train"
     """Which split of a saved data set or a hub id; files have none."""
 
+    subset: str | None = None
+    """Which configuration of a hub id that has several; null is its default."""
+
     on_error: Literal["stop", "skip"] = "stop"
     """Whether rows that cannot be used stop the command, or are left out and counted."""
 
@@ -158,7 +161,7 @@ def read_records(config: DataConfig, *, kind: str | None = None) -> ReadResult:
 
 def _rows_of_files(config: DataConfig) -> Iterator[Item]:
     for file in config.files:
-        yield from iter_rows(file, split=config.split, columns=config.columns)
+        yield from iter_rows(file, split=config.split, subset=config.subset, columns=config.columns)
 
 
 def _check_same_kind(record: Record, row: Row, first: Record) -> None:

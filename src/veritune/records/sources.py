@@ -36,6 +36,7 @@ def iter_rows(
     source: str,
     *,
     split: str = "train",
+    subset: str | None = None,
     columns: Mapping[str, str] | None = None,
     max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Item]:
@@ -46,6 +47,7 @@ def iter_rows(
     Args:
         source: A path, or the id of a data set on the Hugging Face hub.
         split: Which split of a data set with several; files have none.
+        subset: Which configuration of a data set on the hub that has several.
         columns: The file's column name to ours; a column that has our name already is left out.
         max_line_bytes: Longest line of JSON Lines, in bytes; a longer one is a problem.
 
@@ -58,7 +60,7 @@ def iter_rows(
     renamed = dict(columns or {})
     num_items = 0
     try:
-        for item in _open_source(source, split, renamed, max_line_bytes):
+        for item in _open_source(source, split, subset, renamed, max_line_bytes):
             num_items += 1
             yield _rename(item, renamed) if renamed else item
     except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
@@ -75,7 +77,7 @@ def iter_rows(
 
 
 def _open_source(
-    source: str, split: str, columns: dict[str, str], max_line_bytes: int
+    source: str, split: str, subset: str | None, columns: dict[str, str], max_line_bytes: int
 ) -> Iterator[Item]:
     path = Path(source).expanduser()
     if path.is_dir():
@@ -89,7 +91,8 @@ def _open_source(
             where=source,
             fix=f"did you mean {near}?" if near else "check the path",
         )
-    return iter_dataset(open_hub_dataset(source, split, nearest_file=near), f"{source}[{split}]")
+    dataset = open_hub_dataset(source, split, subset=subset, nearest_file=near)
+    return iter_dataset(dataset, f"{source}[{split}]")
 
 
 def _iter_file(

@@ -134,8 +134,10 @@ def open_saved_dataset(path: Path, split: str) -> Any:
     return loaded[split]
 
 
-def open_hub_dataset(name: str, split: str, *, nearest_file: str | None) -> Any:
-    """The split of a data set on the hub, downloaded or from the local cache.
+def open_hub_dataset(
+    name: str, split: str, *, subset: str | None = None, nearest_file: str | None
+) -> Any:
+    """The split of a data set on the hub (of one of its subsets), downloaded or from the cache.
 
     Raises:
         DataError: There is no such file here, and the hub gives no such data set.
@@ -143,9 +145,9 @@ def open_hub_dataset(name: str, split: str, *, nearest_file: str | None) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        fix = "check the path, or the name on the hub and data.split"
+        fix = "check the path, or the name on the hub, data.split and data.subset"
         if nearest_file is not None:
             fix = f"did you mean the file {nearest_file}?"
         raise DataError(
