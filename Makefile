@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check docs format clean
 
 help:
 	@echo "make demo    align a small model by five objectives; a page shows how far each came"
 	@echo "make test    all tests"
 	@echo "make check   format, lint and types, without changing anything"
+	@echo "make docs    write the generated parts of README.md"
 	@echo "make format  format the code"
 	@echo "make setup   only make $(VENV) and install"
 	@echo "make clean   remove $(VENV) and what the demo wrote"
@@ -36,6 +37,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python docs/generate.py
 
 format: setup
 	$(BIN)/ruff check --fix --quiet . || true

@@ -345,3 +345,17 @@ def test_check_tells_of_an_end_of_turn_at_which_generation_does_not_stop(place, 
 def test_a_report_on_a_small_file_fits_into_a_hundred_columns(row, write, veritune):
     out = veritune("check", write(row, row), "model=models/tiny").out
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+
+
+def test_check_finds_pairs_that_the_limit_makes_identical(write, veritune):
+    alike = PAIR | {"chosen": "s" * 20 + "a", "rejected": "s" * 20 + "b"}
+    words = ("check", write(PAIR, alike), "model=models/tiny", "tokens.max_length=20")
+    words = (*words, "tokens.long_completions=cut")
+
+    stopped = veritune(*words)
+    dropped = veritune(*words, "data.identical_pairs=drop")
+
+    assert (stopped.code, dropped.code) == (2, 0)
+    assert "a.jsonl, line 2: chosen and rejected are the same tokens" in stopped.out
+    assert facts(stopped.out)["same tokens"] == "1 pairs within the limit"
+    assert facts(dropped.out)["same tokens"] == "1 pairs within the limit"

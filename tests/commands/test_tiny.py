@@ -32,6 +32,15 @@ def test_the_tokenizer_learns_from_the_given_texts(place, veritune):
     assert len(tokenizer("hello")["input_ids"]) < 5
 
 
+def test_a_tilde_is_the_home_folder(place, veritune, monkeypatch):
+    monkeypatch.setenv("HOME", str(place / "home"))
+
+    assert veritune("tiny", "output=~/new", *SMALL).code == 0
+
+    assert (place / "home" / "new" / "config.json").is_file()
+    assert not (place / "~").exists()
+
+
 def test_the_seed_decides_on_the_weights(place, veritune):
     weights = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

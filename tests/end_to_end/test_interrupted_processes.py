@@ -33,7 +33,9 @@ def assert_ends_as_the_whole(world: World, run: Path) -> None:
     assert [line["step"] for line in lines(run)] == list(range(1, NUM_STEPS + 1))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_run_that_a_signal_stops_writes_a_checkpoint_and_continues(
     number: signal.Signals, code: int, world: World
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from run_world import Listener, World, lines, same_weights, write_model, write_records
 
-from veritune.errors import CheckpointError, RunFolderError
+from veritune.errors import CheckpointError, RunFolderError, SettingsError
 from veritune.training import checkpoint as checkpoint_module
 from veritune.training import log as log_module
 from veritune.training.step import TrainingStep
@@ -186,6 +186,29 @@ def test_a_run_that_died_outside_its_steps_can_be_given_again(where: str, world:
     assert (world.folder / "broken" / "report.html").is_file()
 
 
+@pytest.mark.parametrize("name", ["exo_rw, evaluated", "dpo with an adapter"])
+def test_a_run_that_died_while_its_model_was_saved_makes_no_step_again(
+    name: str, world: World
+) -> None:
+    changes = dict(RUNS[name])
+    objective = changes.pop("objective")
+    world.train(objective, "whole", **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("veritune.commands.train.save_model", _nth(1, print, behind=False))
+        with pytest.raises(Death):
+            world.train(objective, "broken", **changes)
+    log = (world.folder / "broken" / "metrics.jsonl").read_bytes()
+    display = Listener()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingStep, "run", _nth(1, print, behind=False))
+        result = world.train(objective, "broken", display=display, **changes)
+    assert display.told("continuing behind step 6")
+    assert (result.steps, result.last_line) == (6, {})
+    assert (world.folder / "broken" / "metrics.jsonl").read_bytes() == log
+    assert same_weights(world.folder / "whole", world.folder / "broken")
+    assert lines(world.folder / "broken") == lines(world.folder / "whole")
+
+
 def test_a_checkpoint_without_a_manifest_is_passed_over(world: World) -> None:
     world.train("dpo", "whole", train__keep_checkpoints=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -254,6 +277,16 @@ def test_other_labels_of_the_same_text_are_refused(world: World) -> None:
         world.train("kto", "run")
 
 
+def test_other_held_out_data_under_the_same_name_are_refused(world: World) -> None:
+    held_out = write_records(world.folder / "held-out.jsonl", "paired", 4, seed=1)
+    interrupted(world, evaluation__data=held_out)
+    write_records(held_out, "paired", 4, seed=2)
+    with pytest.raises(RunFolderError, match="its held_out_tokens is not the one it began with"):
+        world.train("dpo", "run", evaluation__data=held_out)
+    write_records(held_out, "paired", 4, seed=1)
+    world.train("dpo", "run", evaluation__data=held_out)
+
+
 def test_another_model_under_the_same_name_is_refused(world: World) -> None:
     interrupted(world)
     write_model(world.model, seed=9)
@@ -275,6 +308,41 @@ def test_overwrite_begins_anew(world: World) -> None:
     world.train("dpo", "whole", train__learning_rate=0.001)
     assert same_weights(world.folder / "run", world.folder / "whole")
     assert lines(world.folder / "run") == lines(world.folder / "whole")
+
+
+def test_a_run_that_is_refused_overwrites_nothing(world: World) -> None:
+    """Refused at the last moment: the cache is a file."""
+    run = interrupted(world)
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    blocked = world.folder / "blocked"
+    blocked.write_text("a file")
+    with pytest.raises(SettingsError, match="the cache folder cannot be written"):
+        world.train("dpo", "run", overwrite=True, cache=blocked)
+    with pytest.raises(SettingsError, match="the cache folder cannot be written"):
+        world.train("dpo", "new", cache=blocked)
+    assert {f: f.read_bytes() for f in run.rglob("*") if f.is_file()} == before
+    assert not (world.folder / "new").exists()
+
+
+def test_a_run_does_not_overwrite_the_model_that_it_starts_from(world: World) -> None:
+    world.train("dpo", "run")
+    model = world.folder / "run" / "model"
+    for role in ("model", "reference"):
+        with pytest.raises(RunFolderError, match="holds a model that the new one starts from"):
+            world.train("dpo", "run", overwrite=True, **{role: model})
+    assert (model / "model.safetensors").is_file()
+    world.train("dpo", "next", model=model)
+
+
+def test_a_tilde_in_the_output_is_the_home_folder(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(world.folder / "home"))
+    monkeypatch.chdir(world.folder)
+    result = world.train("dpo", "run", output="~/run")
+    assert result.folder == world.folder / "home" / "run"
+    assert (result.folder / "model" / "model.safetensors").is_file()
+    assert not Path("~").exists()
 
 
 def test_a_finished_run_says_so_and_changes_nothing(world: World) -> None:
@@ -305,4 +373,4 @@ def test_how_often_checkpoints_are_written_does_not_change_the_run(world: World)
     assert same_weights(world.folder / "whole", world.folder / "seldom")
     assert lines(world.folder / "whole") == lines(world.folder / "seldom")
     found = sorted(f.name for f in (world.folder / "whole" / "checkpoints").iterdir())
-    assert found == ["step-4"]
+    assert found == ["step-6"]

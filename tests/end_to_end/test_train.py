@@ -142,8 +142,8 @@ def test_the_run_folder_holds_what_the_contract_promises(
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["finished"] is True
     assert {"model", "reference", "data_tokens", "versions"} <= provenance.keys()
-    # Ten checkpoints in the run, none at its end, one kept.
-    assert [f.name for f in (run / "checkpoints").iterdir()] == ["step-27"]
+    # Ten checkpoints in the run, the last at its end, one kept.
+    assert [f.name for f in (run / "checkpoints").iterdir()] == ["step-30"]
     assert "<html" in (run / "report.html").read_text()
 
 

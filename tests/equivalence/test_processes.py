@@ -9,6 +9,8 @@ import pytest
 from processes import TWO_RANKS, VERITUNE, finish, start, wait_for_lines
 from run_world import Listener, World, largest_difference, lines
 
+from veritune.errors import VerituneWarning
+
 # Batches that two ranks cannot share evenly; the batch of one leaves the second rank idle.
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": "dpo", "evaluation__fraction": 0.3, "evaluation__every": 2},
@@ -108,7 +110,8 @@ def test_two_processes_that_a_signal_stops_leave_a_checkpoint_that_one_continues
     (newest,) = (run / "checkpoints").iterdir()
     assert newest.name == f"step-{lines(run)[-1]['step']}"
     display = Listener()
-    world.train("rdro", "stopped", display=display, **settings)
+    with pytest.warns(VerituneWarning, match="processes 2 there, 1 now"):
+        world.train("rdro", "stopped", display=display, **settings)
     assert display.told(f"continuing behind {newest.name.replace('-', ' ')} ")
     world.train("rdro", "unstopped", **settings)
     assert_same(world.folder / "unstopped", run)

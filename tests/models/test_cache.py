@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veritune.errors import ReferenceCacheError, VerituneWarning
+from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
 from veritune.models.cache import ReferenceCache, default_cache_folder
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
@@ -182,6 +182,41 @@ def test_nothing_to_add_makes_no_file(tmp_path: Path):
     ReferenceCache(tmp_path, IDENTITY).add({})
 
     assert files_of(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path):
+    (tmp_path / "file").write_text("text")
+    cache = ReferenceCache(tmp_path / "file", IDENTITY)
+
+    with pytest.raises(SettingsError, match="cannot be written") as caught:
+        cache.check_writable()
+
+    assert caught.value.where == "cache"
+    assert caught.value.got == str(cache.folder)
+    assert "VERITUNE_CACHE" in str(caught.value.fix)
+
+
+def test_a_folder_that_takes_no_file_is_a_wrong_setting(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = loaded(filled)
+    cache.check_writable()
+
+    def refused(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("veritune.models.cache.tempfile.TemporaryFile", refused)
+    with pytest.raises(SettingsError, match="Permission denied"):
+        cache.check_writable()
+    # What is there may still be read.
+    assert cache.get(TWO, 1).tolist() == [-0.125]
+
+
+def test_trying_a_folder_leaves_no_file(tmp_path: Path):
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    cache.check_writable()
+
+    assert list(cache.folder.iterdir()) == []
 
 
 def test_texts_that_differ_in_the_end_token_only_are_two_entries(

@@ -345,3 +345,10 @@ def test_the_longest_input_ends_where_rotary_embeddings_begin_to_stretch(kind: s
 
 def test_a_source_without_a_base_is_no_adapter():
     assert not ModelSource("m", Path("m"), "1").is_adapter
+
+
+def test_a_model_whose_config_names_no_longest_input_has_none():
+    config = SimpleNamespace(rope_parameters=None)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config))
+
+    assert longest_input(model) is None

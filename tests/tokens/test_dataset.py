@@ -194,3 +194,56 @@ def test_the_arrays_are_flat(encoder: TextEncoder):
     assert dataset.ids.dtype == np.int32
     assert len(dataset.ids) == len(dataset.bears_loss) == dataset.piece_starts[-1]
     assert dataset.group_starts.tolist() == [0, 3, 6, 9, 12, 15]
+
+
+CUT = TokensConfig(long_completions="cut")
+
+
+def pairs_alike_behind_a_cut() -> list[Paired]:
+    """The first differ in their seventh character, the second in their first."""
+    return [Paired("p", "same..a", "same..b", at(1)), Paired("p", "a", "b", at(2))]
+
+
+def test_a_pair_that_a_cut_makes_identical_is_a_problem():
+    encoder = TextEncoder(byte_level_tokenizer(), CUT)
+
+    with pytest.raises(DataError, match="1 of 2 records cannot be tokenized") as caught:
+        tokenize(pairs_alike_behind_a_cut(), encoder, max_length=7, setting="evaluation.data")
+
+    assert "a.jsonl, line 1: chosen and rejected are the same tokens" in str(caught.value)
+    assert "set evaluation.data.identical_pairs=drop" in str(caught.value)
+    assert "set evaluation.data.on_error=skip" in str(caught.value)
+    assert len(tokenize(pairs_alike_behind_a_cut(), encoder, max_length=8)) == 2
+
+
+def test_a_pair_whose_completions_are_the_same_tokens_is_dropped_or_kept_as_asked():
+    encoder = TextEncoder(byte_level_tokenizer(), CUT)
+    made = pairs_alike_behind_a_cut()
+
+    dropped = tokenize(made, encoder, max_length=7, identical_pairs="drop")
+    kept = tokenize(made, encoder, max_length=7, identical_pairs="keep")
+    skipped = tokenize(made, encoder, max_length=7, skip_problems=True)
+
+    assert [[o.line for o in d.origins] for d in (dropped, kept, skipped)] == [[2], [1, 2], [2]]
+    assert [d.dropped_identical for d in (dropped, kept, skipped)] == [1, 0, 0]
+    assert [len(d.problems) for d in (dropped, kept, skipped)] == [0, 0, 1]
+
+
+def test_nothing_left_but_identical_pairs_is_an_error_that_says_so():
+    encoder = TextEncoder(byte_level_tokenizer(), CUT)
+
+    with pytest.raises(DataError, match="no record is left") as caught:
+        tokenize(pairs_alike_behind_a_cut()[:1], encoder, max_length=7, identical_pairs="drop")
+
+    assert "0 too long, 1 with identical completions, of 1 records" in str(caught.value)
+
+
+def test_completions_of_token_ids_without_an_end_are_counted(encoder: TextEncoder):
+    end = encoder.eos
+    made = [
+        Paired(TokenIds((1,)), TokenIds((5, end)), TokenIds((3,)), at(1)),
+        Paired(TokenIds((1,)), TokenIds((5,)), TokenIds((3, 4)), at(2)),
+    ]
+
+    assert tokenize(made, encoder, max_length=200).num_without_end == 3
+    assert tokenize(records("paired"), encoder, max_length=200).num_without_end == 0

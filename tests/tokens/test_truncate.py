@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veritune.errors import DataError
+from veritune.errors import DataError, SettingsError
 from veritune.records.kinds import Origin
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord, TokensConfig
-from veritune.tokens.truncate import LengthCounts, fit_length
+from veritune.tokens.truncate import LengthCounts, cut_prompt, fit_length, settle_max_length
 
 AT = Origin("a.jsonl", 7)
 BOS, EOS = 1, 2
@@ -174,3 +174,34 @@ def test_no_record_is_cut_or_dropped_without_being_counted(
     assert (sum(EOS not in c.ids for c in found.completions) > 0) == (kept != lengths)
     # The last prompt token stays: it predicts the first token of every completion.
     assert found.prompt[-1] == record.prompt[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "room", "expected"),
+    [
+        ([BOS, 5, 6, 7], 4, [BOS, 5, 6, 7]),
+        ([BOS, 5, 6, 7], 3, [BOS, 6, 7]),
+        ([BOS, 5, 6, 7], 2, [BOS, 7]),
+        ([BOS, 5, 6, 7], 1, [7]),
+        ([4, 5, 6, 7], 3, [5, 6, 7]),
+    ],
+)
+def test_a_prompt_is_cut_to_its_room(prompt: list[int], room: int, expected: list[int]):
+    assert cut_prompt(np.array(prompt, np.int32), room, bos=BOS).tolist() == expected
+
+
+def test_a_limit_above_the_models_is_refused_with_both_numbers():
+    with pytest.raises(SettingsError, match=r"tokens\.max_length") as caught:
+        settle_max_length(65, 64)
+
+    assert "65 tokens, and the model reads at most 64" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "expected"),
+    [(64, 64, 64), (20, 64, 20), (None, 64, 64), (9000, None, 9000), (None, None, 2048)],
+)
+def test_the_limit_is_the_one_asked_for_or_else_the_models(
+    asked: int | None, limit: int | None, expected: int
+):
+    assert settle_max_length(asked, limit) == expected

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,67 @@ def test_a_refused_checkpoint_changes_no_weight(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         read_checkpoint(checkpoint_folder(tmp_path, 1), model, optimizer)
     assert torch.equal(model.embedding.weight, before)
+
+
+@pytest.mark.parametrize("others", [(), (1,), (3,), (1, 3)])
+def test_the_way_out_of_a_damaged_checkpoint_is_true(tmp_path: Path, others: tuple[int]) -> None:
+    written(tmp_path, *sorted((2, *others)))
+    folder = checkpoint_folder(tmp_path, 2)
+    remains = f"continues behind step {max(others)}" if others else "begins anew"
+    for damage in (
+        lambda: flip_a_byte(folder / "optimizer.pt"),
+        lambda: (folder / "manifest.json").write_text("{"),
+    ):
+        damage()
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(folder, *made(7))
+        assert caught.value.fix == f"remove this checkpoint folder; the run {remains}"
+    shutil.rmtree(folder)
+    left = checkpoint_folder(tmp_path, max(others)) if others else None
+    assert newest_checkpoint(tmp_path) == left
+
+
+def test_everything_is_on_the_disk_before_what_relies_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a power cut, what was not waited for may be lost, and what came later may not."""
+    from veritune.training import checkpoint
+
+    events: list[str] = []
+
+    def told(name: str, function: Callable[..., object], place: int = 0) -> None:
+        def telling(*arguments: object, **named: object) -> object:
+            events.append(f"{name} {Path(str(arguments[place])).name}")
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(checkpoint, function.__name__, telling)
+
+    written(tmp_path, 1)
+    told("write", checkpoint._write_synced)
+    told("sync", checkpoint._sync)
+
+    def replace(source: Path, target: Path) -> None:
+        events.append(f"rename to {target.name}")
+        source.rename(target)
+
+    def rmtree(folder: Path, ignore_errors: bool) -> None:
+        if folder.exists():
+            events.append(f"remove {folder.name}")
+
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+    written(tmp_path, 2, keep=1)
+    assert events == [
+        "sync trained.safetensors",
+        "sync optimizer.pt",
+        "sync .step-2.writing",
+        "write manifest.json",
+        "sync manifest.json",
+        "sync .step-2.writing",
+        "rename to step-2",
+        "sync checkpoints",
+        "remove step-1",
+    ]
 
 
 def test_the_manifest_is_the_last_file_to_be_written(

@@ -2,6 +2,8 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from veritune.training.log import RunLog, read_metrics
 
 
@@ -32,6 +34,17 @@ def test_a_log_from_the_beginning_forgets_everything(tmp_path: Path) -> None:
     written(tmp_path, range(0, 5))
     written(tmp_path, range(1, 3))
     assert steps_in(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("after_step", [0, 3])
+def test_only_a_run_that_continues_keeps_its_tensorboard_folder(
+    tmp_path: Path, after_step: int
+) -> None:
+    old = tmp_path / "tensorboard" / "events.old"
+    old.parent.mkdir()
+    old.write_text("curves")
+    RunLog(tmp_path, after_step=after_step).close()
+    assert old.exists() == (after_step > 0)
 
 
 def test_a_resumed_log_keeps_the_measurement_of_its_checkpoint_and_of_step_zero(

@@ -9,6 +9,8 @@ from run_world import World, lines, same_weights
 from veritune.models.forward import CausalModel
 from veritune.training.loop import Interrupted
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def sender(number: signal.Signals, at: int, times: int = 1) -> object:
     """What sends this process a signal behind a step."""
@@ -21,7 +23,9 @@ def sender(number: signal.Signals, at: int, times: int = 1) -> object:
     return measure
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_run_behind_its_step_with_a_checkpoint(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -42,6 +46,17 @@ def test_a_signal_in_the_last_step_does_not_keep_the_run_from_its_end(tmp_path: 
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """As under `nohup`, which is there to let the run go on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        World(tmp_path).train("dpo", "run", measure=sender(signal.SIGHUP, 3))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_second_interrupt_does_not_wait_for_the_step_to_end(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         World(tmp_path).train("dpo", "run", measure=sender(signal.SIGINT, 3, times=2))
@@ -49,11 +64,11 @@ def test_a_second_interrupt_does_not_wait_for_the_step_to_end(tmp_path: Path) ->
 
 def test_the_handlers_of_the_caller_are_back_when_the_run_ends(tmp_path: Path) -> None:
     world = World(tmp_path)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     world.train("dpo", "run")
     with pytest.raises(Interrupted):
         world.train("dpo", "stopped", measure=sender(signal.SIGTERM, 2))
-    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    after = [signal.getsignal(number) for number in SIGNALS]
     assert after == before
 
 
@@ -68,7 +83,12 @@ def test_a_run_in_another_thread_leaves_signals_to_its_caller(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("every", "keep", "found"),
-    [(2, 1, ["step-4"]), (2, 9, ["step-2", "step-4"]), (4, 9, ["step-4"]), (100, 9, [])],
+    [
+        (2, 1, ["step-6"]),
+        (2, 9, ["step-2", "step-4", "step-6"]),
+        (4, 9, ["step-4", "step-6"]),
+        (100, 9, ["step-6"]),
+    ],
 )
 def test_checkpoints_are_written_as_often_and_kept_as_long_as_asked(
     tmp_path: Path, every: int, keep: int, found: list[str]

@@ -1,11 +1,12 @@
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
 
 from veritune.config import Config
-from veritune.errors import RunFolderError
+from veritune.errors import RunFolderError, VerituneWarning
 from veritune.training import run_folder
 from veritune.training.run_folder import (
     RunFolder,
@@ -27,7 +28,7 @@ class Settings(Config):
     train: Train = Train()
 
 
-MADE_FROM = {"data_tokens": "d", "model": "m", "reference": "r"}
+MADE_FROM = {"data_tokens": "d", "held_out_tokens": "h", "model": "m", "reference": "r"}
 
 
 def begun(path: Path) -> RunFolder:
@@ -138,19 +139,113 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
     assert file.read_text() == "text"
 
 
-def test_overwrite_removes_a_run_of_any_settings(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    begun(path)
+def with_everything(path: Path) -> None:
+    """All that a run leaves, and what it leaves half written when it dies."""
     with_checkpoint(path)
-    assert open_run_folder(path, Settings(rate=1), overwrite=True) == RunFolder(path, None, False)
-    assert not path.exists() or not contents(path)
+    for name in ("metrics.jsonl", "report.html", ".metrics.jsonl.writing", ".config.yaml.writing"):
+        (path / name).write_text("{}")
+    for name in ("model", "adapter", "tensorboard", ".model.writing"):
+        (path / name).mkdir()
+        (path / name / "file").write_text("x")
 
 
-def test_overwrite_removes_a_run_whose_settings_cannot_be_read(tmp_path: Path) -> None:
+def test_overwrite_removes_a_run_of_any_settings_when_the_new_one_begins(tmp_path: Path) -> None:
     path = tmp_path / "run"
     begun(path)
-    (path / "config.yaml").write_text("rate: [")
-    open_run_folder(path, Settings(), overwrite=True)
+    with_everything(path)
+    before = contents(path)
+    other = Settings(rate=1)
+    folder = open_run_folder(path, other, overwrite=True)
+    assert folder == RunFolder(path, None, False, is_overwritten=True)
+    # Until the new run begins it may still be refused, and the old one is all there is.
+    assert contents(path) == before
+    begin_run(folder, other, MADE_FROM)
+    assert {f.name for f in path.iterdir()} == {"config.yaml", "provenance.json"}
+    assert "rate: 1.0" in (path / "config.yaml").read_text()
+
+
+def test_overwrite_takes_a_new_or_empty_folder_as_it_is(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "new"):
+        assert open_run_folder(path, Settings(), overwrite=True) == RunFolder(path, None, False)
+
+
+@pytest.mark.parametrize("text", ["rate: [", "learning: deep", "rate: fast", "- 1", "\x00"])
+def test_a_folder_whose_settings_are_not_a_runs_is_not_overwritten(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("years of work")
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match=r"holds a config\.yaml that is not a run's"):
+        open_run_folder(tmp_path, Settings(), overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "data", ".git", "model-old"])
+def test_a_folder_that_holds_more_than_a_run_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    begun(tmp_path)
+    with_everything(tmp_path)
+    claimed = open_run_folder(tmp_path, Settings(), overwrite=True)
+    (tmp_path / name).mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match="holds more than a run") as caught:
+        open_run_folder(tmp_path, Settings(), overwrite=True)
+    assert caught.value.got == name
+    # Also if it came while the new run was being prepared.
+    with pytest.raises(RunFolderError, match="holds more than a run"):
+        begin_run(claimed, Settings(), MADE_FROM)
+    assert contents(tmp_path) == before
+
+
+def test_what_a_link_in_an_overwritten_run_leads_to_stays(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    begun(path)
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("x")
+    (path / "model").symlink_to(elsewhere)
+    begin_run(open_run_folder(path, Settings(), overwrite=True), Settings(), MADE_FROM)
+    assert contents(elsewhere) == {"weights": b"x"}
+    assert not (path / "model").is_symlink()
+
+
+CIRCUMSTANCES = {
+    **MADE_FROM,
+    "processes": 1,
+    "versions": {"torch": "2.11", "transformers": "5.17", "platform": "here"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"processes": 2}, "processes 1 there, 2 now"),
+        ({"versions": {"torch": "2.12", "transformers": "5.17"}}, "torch 2.11 there, 2.12 now"),
+        ({"versions": {"torch": "2.11"}}, "transformers 5.17 there, None now"),
+    ],
+)
+def test_continuing_under_other_circumstances_warns(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "run"
+    begin_run(open_run_folder(path, Settings()), Settings(), CIRCUMSTANCES)
+    with_checkpoint(path)
+    folder = open_run_folder(path, Settings())
+    with pytest.warns(VerituneWarning, match="will not be bit-identical") as caught:
+        begin_run(folder, Settings(), {**CIRCUMSTANCES, **change})
+    (warning,) = caught
+    assert f"({said})" in str(warning.message)
+    assert read_provenance(path) == CIRCUMSTANCES
+
+
+def test_continuing_under_the_same_circumstances_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    begin_run(open_run_folder(path, Settings()), Settings(), CIRCUMSTANCES)
+    with_checkpoint(path)
+    elsewhere = {**CIRCUMSTANCES, "versions": {**CIRCUMSTANCES["versions"], "platform": "there"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        begin_run(open_run_folder(path, Settings()), Settings(), elsewhere)
 
 
 def test_a_run_that_died_at_any_point_of_its_beginning_can_begin_again(
@@ -194,7 +289,6 @@ def test_overwriting_that_was_interrupted_can_be_given_again(
     path = tmp_path / "run"
     begun(path)
     with_checkpoint(path)
-    (path / "notes.txt").write_text("by hand")
 
     def interrupted(folder: Path) -> None:
         raise KeyboardInterrupt
@@ -202,6 +296,7 @@ def test_overwriting_that_was_interrupted_can_be_given_again(
     with monkeypatch.context() as patch:
         patch.setattr(run_folder.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            open_run_folder(path, Settings(), overwrite=True)
-    assert open_run_folder(path, Settings(rate=2), overwrite=True) == RunFolder(path, None, False)
-    assert contents(path) == {}
+            begin_run(open_run_folder(path, Settings(), overwrite=True), Settings(), MADE_FROM)
+    other = Settings(rate=2)
+    begin_run(open_run_folder(path, other, overwrite=True), other, MADE_FROM)
+    assert set(contents(path)) == {"config.yaml", "provenance.json"}

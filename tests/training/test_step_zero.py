@@ -36,6 +36,27 @@ def test_step_zero_holds_where_policy_and_reference_are_one_model(
 
 
 @pytest.mark.parametrize("name", WITH_REFERENCE)
+def test_the_tolerance_of_the_loss_covers_what_rounding_does_to_log_ratios(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With log-ratios at half their tolerance, as in bfloat16, a sound run is not stopped."""
+    ours, batch = world(name, tmp_path)
+    monkeypatch.setattr(step, "noise_tolerance", lambda model, tokens: 0.1 * tokens**0.5)
+    sums = ours.model.completion_logprobs
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(packed: Any) -> Any:
+        policy, lengths, tokens = sums(packed)
+        noise = torch.rand(len(policy), generator=generator) - 0.5
+        return policy + 0.1 * lengths.sqrt() * noise, lengths, tokens
+
+    monkeypatch.setattr(ours.model, "completion_logprobs", noisy)
+    found = assert_step_zero(ours, batch, reference_is_policy=True)
+    assert 0.1 < found["log_ratio_over_tolerance"] <= 1
+    assert found["loss"] != pytest.approx(found["expected_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_step_zero_stops_when_one_cached_value_was_changed(name: str, tmp_path: Path) -> None:
     ours, batch = world(name, tmp_path)
     assert ours.reference is not None

@@ -89,6 +89,7 @@ def random_dataset(kind: str, num_records: int, *, seed: int = 0) -> TokenizedDa
         desirable=labels if kind == "unpaired" else np.zeros(0, np.bool_),
         scores=tuple(scores) if kind == "scored" else (),
         origins=tuple(Origin("made-up.jsonl", n + 1) for n in range(num_records)),
+        max_length=64,
     )
 
 

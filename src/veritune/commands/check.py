@@ -12,7 +12,7 @@ from veritune.batches.pack import row_tokens
 from veritune.commands.display import Display
 from veritune.commands.examples import names_of_completions, show_example
 from veritune.config import Config
-from veritune.errors import DataError, VerituneError, join_problems
+from veritune.errors import DataError, TokenizationError, VerituneError, join_problems
 from veritune.models.load import (
     end_tokens,
     find_model,
@@ -25,9 +25,14 @@ from veritune.ranges import NonNegativeInt
 from veritune.records.kinds import Record
 from veritune.records.read import DataConfig, ReadResult, read_records
 from veritune.records.survey import Survey, prompts_in_common, survey_records
-from veritune.tokens.dataset import TokenizedDataset, tokenize
+from veritune.tokens.dataset import (
+    TokenizedDataset,
+    identical_pair_problem,
+    is_identical,
+    tokenize,
+)
 from veritune.tokens.encode import TextEncoder, TokenizedRecord, TokensConfig
-from veritune.tokens.truncate import LengthCounts, fit_length
+from veritune.tokens.truncate import LengthCounts, fit_length, settle_max_length
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _SHOWN_LEAKS = 3
@@ -85,8 +90,8 @@ def check(config: CheckConfig, display: Display) -> CheckResult:
     dataset = None
     problems: list[VerituneError] = [*found.problems]
     if config.model is not None:
-        dataset = _show_tokens(config, config.model, found.records, display)
-        problems += dataset.problems
+        dataset, cut_alike = _show_tokens(config, config.model, found.records, display)
+        problems += [*dataset.problems, *cut_alike]
     if problems:
         display.note(f"\n{len(problems):,} of {found.num_rows:,} rows cannot be used")
         display.note(join_problems(problems))
@@ -167,14 +172,20 @@ def _leaking_records(config: CheckConfig, records: Sequence[Record]) -> Sequence
 
 def _show_tokens(
     config: CheckConfig, model: str, records: Sequence[Record], display: Display
-) -> TokenizedDataset:
+) -> tuple[TokenizedDataset, list[TokenizationError]]:
+    """The records as tokens, and pairs that only the limit makes a problem."""
     source = find_model(model)
     settings = load_settings(source)
     encoder = TextEncoder(load_tokenizer(source), config.tokens, end_tokens(settings))
-    limit = longest_input(settings)
-    max_length = min(config.tokens.max_length or limit, limit)
+    max_length = settle_max_length(config.tokens.max_length, longest_input(settings))
     # Nothing is cut here, so that the lengths are those of the data and not those of the limit.
-    dataset = tokenize(records, encoder, max_length=sys.maxsize, skip_problems=True)
+    dataset = tokenize(
+        records,
+        encoder,
+        max_length=sys.maxsize,
+        skip_problems=True,
+        identical_pairs=config.data.identical_pairs,
+    )
     counts = LengthCounts()
     fitted = _fitted(dataset, encoder, max_length, counts)
     display.note("")
@@ -188,6 +199,17 @@ def _show_tokens(
         "would be dropped": f"{counts.dropped:,} of {len(dataset):,} records",
         "one epoch": f"{shared:,} tokens to compute with shared prompts, {apart:,} without",
     }
+    num_alike = 0
+    cut_alike: list[TokenizationError] = []
+    if dataset.kind == "paired":
+        alike = [group for _, group in fitted if is_identical(group)]
+        num_alike = dataset.dropped_identical + len(alike)
+        if config.data.identical_pairs == "stop":
+            cut_alike = [identical_pair_problem(group) for group in alike]
+    if num_alike:
+        facts["same tokens"] = f"{num_alike:,} pairs within the limit"
+    if dataset.num_without_end:
+        facts["ends"] = f"{dataset.num_without_end:,} completions end in no end-of-sequence token"
     if encoder.end_of_turn is not None and encoder.end_of_turn not in {
         encoder.eos,
         *end_tokens(settings),
@@ -200,7 +222,7 @@ def _show_tokens(
     display.header(facts)
     for index, group in fitted[: config.examples]:
         show_example(group, names_of_completions(dataset, index), encoder, display)
-    return dataset
+    return dataset, cut_alike
 
 
 def _fitted(

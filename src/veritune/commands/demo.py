@@ -124,7 +124,7 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
     """
     quiet_libraries()
     began = time.monotonic()
-    folder = Path(config.output)
+    folder = Path(config.output).expanduser()
     if config.overwrite and (folder / _MARK).is_dir():
         shutil.rmtree(folder)
     if folder.exists() and any(folder.iterdir()):

@@ -1,14 +1,19 @@
 """What a run is about to do, in words, before its first step."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from veritune import distributed
 from veritune.commands.run_data import RunData
 from veritune.commands.train_settings import TrainConfig
+from veritune.errors import VerituneError, join_problems
 from veritune.models.forward import CausalModel
 from veritune.models.legality import Legality
 from veritune.models.load import ModelSource
 from veritune.models.reference import describe_reference
+from veritune.records.read import ReadResult
+from veritune.tokens.dataset import TokenizedDataset
 from veritune.training.plan import RunPlan
 from veritune.training.step import Objective
 
@@ -34,9 +39,11 @@ def run_header(
         "data": f"{', '.join(config.data.files)}: {data.records.found.num_rows} rows, "
         f"{len(data.training)} {data.training.kind} records, {len(data.training.ids):,} tokens",
         "converted": data.records.conversion,
-        "left out": _left_out(data),
-        "desirable": _desirable_in_words(data, objective),
-        "held out": None if data.held_out is None else f"{len(data.held_out)} records",
+        "left out": _left_out(data.records.found, data.training),
+        "desirable": _desirable_in_words(data, objective, config.train.batch_size),
+        "ends": _without_end(data.training),
+        **_held_out_in_words(data),
+        "length": _length_in_words(data),
         "rows": f"{legality.sharing}, up to {config.train.tokens_per_row} tokens"
         + (f" ({legality.reason})" if legality.reason else ""),
         "training": _training_in_words(config, model, plan),
@@ -51,8 +58,8 @@ def _objective_in_words(objective: Objective) -> str:
     return f"{name} ({title})" + (f": {values}" if values else "")
 
 
-def _desirable_in_words(data: RunData, objective: Objective) -> str | None:
-    """The share of desirable records, and whether a hyper-parameter was taken from it."""
+def _desirable_in_words(data: RunData, objective: Objective, batch_size: int) -> str | None:
+    """The share of desirable records, what was taken from it, and whether batches hold both."""
     fraction = data.training.desirable_fraction
     if fraction is None:
         return None
@@ -61,9 +68,16 @@ def _desirable_in_words(data: RunData, objective: Objective) -> str | None:
     if name is None:
         return text
     value = objective.hyperparameters[name]
-    if abs(value - fraction) < 1e-12:
-        return f"{text}; {name} is this fraction"
-    return f"{text}; {name} is set to {value:.4f}"
+    same = abs(value - fraction) < 1e-12
+    text += f"; {name} is this fraction" if same else f"; {name} is set to {value:.4f}"
+    rarer = min(fraction, 1 - fraction)
+    if rarer * batch_size < 1:
+        text += (
+            f"; caution: a batch of {batch_size} holds {rarer * batch_size:.2g} of the rarer class "
+            "on average, and without one the other class alone is learned from: raise "
+            f"train.batch_size to {math.ceil(1 / rarer)} or more"
+        )
+    return text
 
 
 def _training_in_words(config: TrainConfig, model: CausalModel, plan: RunPlan) -> str:
@@ -76,13 +90,58 @@ def _training_in_words(config: TrainConfig, model: CausalModel, plan: RunPlan) -
     )
 
 
-def _left_out(data: RunData) -> str | None:
+def problems_in_words(data: RunData) -> list[str]:
+    """Every problem for which a row is left out, the first twenty of each step by file and line."""
+    records = data.records
+    steps: list[tuple[str, Sequence[VerituneError]]] = [
+        ("rows of data cannot be used", records.found.problems),
+        ("records of data cannot be tokenized", data.training.problems),
+    ]
+    if records.held_out_found is not None:
+        steps.append(("held-out rows cannot be used", records.held_out_found.problems))
+    if data.held_out is not None:
+        steps.append(("held-out records cannot be tokenized", data.held_out.problems))
+    return [
+        f"{len(problems):,} {what} and are left out:\n{join_problems(problems)}"
+        for what, problems in steps
+        if problems
+    ]
+
+
+def _held_out_in_words(data: RunData) -> dict[str, str | None]:
+    """What is held out, what was left out of it, and whether it is really held out."""
+    held_out, records = data.held_out, data.records
+    if held_out is None:
+        return {}
+    both = records.num_prompts_on_both_sides
+    return {
+        "held out": f"{len(held_out)} records",
+        "held out, converted": records.held_out_conversion,
+        "left out of held out": _left_out(records.held_out_found, held_out),
+        "ends of held out": _without_end(held_out),
+        "prompts on both sides": f"{both:,}; held-out numbers flatter the model" if both else None,
+    }
+
+
+def _length_in_words(data: RunData) -> str:
+    limit = data.model_limit
+    told = "the model states no limit" if limit is None else f"the model's limit is {limit:,}"
+    return f"at most {data.training.max_length:,} tokens ({told})"
+
+
+def _without_end(dataset: TokenizedDataset) -> str | None:
+    count = dataset.num_without_end
+    return f"{count:,} completions end in no end-of-sequence token" if count else None
+
+
+def _left_out(found: ReadResult | None, dataset: TokenizedDataset) -> str | None:
     """How many rows are not used or not whole, by reason."""
-    found, lengths = data.records.found, data.training.lengths
+    lengths = dataset.lengths
     reasons = {
-        "with problems": len(found.problems),
-        "identical pairs": found.num_identical_dropped,
-        "not tokenizable": len(data.training.problems),
+        "with problems": 0 if found is None else len(found.problems),
+        "identical pairs": 0 if found is None else found.num_identical_dropped,
+        "not tokenizable": len(dataset.problems),
+        "pairs of the same tokens": dataset.dropped_identical,
         "dropped, completion too long": lengths.dropped_long_completions,
         "dropped, prompt too long": lengths.dropped_long_prompts,
         "prompts cut at their beginning": lengths.cut_prompts,

@@ -65,7 +65,7 @@ def write_tiny(config: TinyConfig, display: Display) -> Path:
         RunFolderError: The folder is not empty, or cannot be made.
     """
     quiet_libraries()
-    folder = Path(config.output)
+    folder = Path(config.output).expanduser()
     refuse_blocked_folder(folder)
     if folder.exists() and any(folder.iterdir()):
         raise RunFolderError(

@@ -10,10 +10,15 @@ from typing import Any
 
 from veritune import distributed, seeds
 from veritune.commands.display import Display, duration
-from veritune.commands.run_data import RunData, read_run_records, tokenize_run_records
-from veritune.commands.run_header import run_header
+from veritune.commands.run_data import (
+    RunData,
+    data_identity,
+    read_run_records,
+    tokenize_run_records,
+)
+from veritune.commands.run_header import problems_in_words, run_header
 from veritune.commands.train_settings import ObjectiveConfig, TrainConfig
-from veritune.errors import DataError, SettingsError
+from veritune.errors import DataError, RunFolderError, SettingsError
 from veritune.evaluation.held_out import HeldOut
 from veritune.models.adapters import attach_adapter, save_adapter
 from veritune.models.cache import ReferenceCache, default_cache_folder
@@ -59,10 +64,10 @@ class RunResult:
     """Steps of the run; 0 if it was complete before."""
 
     last_line: Mapping[str, Any]
-    """Metrics of the last step."""
+    """Metrics of the last step; empty if no step was left to make."""
 
     evaluation: Mapping[str, Any] | None
-    """The last held-out measurement."""
+    """The last held-out measurement; None also if no step was left to make."""
 
 
 def train(
@@ -100,6 +105,7 @@ def train(
 
     objective, config = _resolve_objective(config, data)
     folder = _open_run_folder(config, overwrite)
+    _refuse_to_remove_inputs(folder, source, reference_source)
     if folder.is_finished:
         return _already_complete(folder, display)
 
@@ -112,6 +118,8 @@ def train(
     display.header(
         run_header(config, data, objective, model, source, reference_source, legality, plan)
     )
+    for problems in problems_in_words(data):
+        display.note(problems)
     reference = None
     if card.needs_reference:
         groups = plan.groups_to_score(data.training)
@@ -126,11 +134,6 @@ def train(
         peft_model = attach_adapter(hf_model, config.adapter, seed=seed)
     if config.train.gradient_checkpointing:
         checkpoint_activations(hf_model)
-    # Behind everything that refuses the user's settings: a folder once begun holds to its own.
-    if distributed.is_main_rank():
-        begin_run(folder, config, _provenance(data, source, reference_source))
-    distributed.barrier()
-
     step = TrainingStep(
         ObjectivePass(model, objective, data.training, reference, config.train.tokens_per_row),
         build_optimizer(hf_model.parameters(), config.train),
@@ -138,13 +141,18 @@ def train(
         plan.total_steps,
         config.train.seed,
     )
+    if folder.checkpoint is None:
+        same = reference_source is None or reference_source.identity == source.identity
+        _assert_step_zero(step.objective_pass, plan, same, display)
+    # Behind everything that may refuse: a folder once begun holds to its settings, and a run that
+    # is overwritten is gone.
+    if distributed.is_main_rank():
+        begin_run(folder, config, _provenance(data, source, reference_source))
+    distributed.barrier()
     start = Position(0, 0)
     if folder.checkpoint is not None:
         start = read_checkpoint(folder.checkpoint, hf_model, step.optimizer)
         display.note(f"continuing behind step {start.step} from {folder.checkpoint}")
-    else:
-        same = reference_source is None or reference_source.identity == source.identity
-        _assert_step_zero(step.objective_pass, plan, same, display)
 
     between = _Between(config, objective, model, data, reference, plan, display)
     between.measure = None if measure is None else partial(measure, model)
@@ -259,14 +267,27 @@ def _resolve_objective(config: TrainConfig, data: RunData) -> tuple[Objective, T
 
 
 def _open_run_folder(config: TrainConfig, overwrite: bool) -> RunFolder:
-    """The folder as every rank finds it; the main rank removes what is to be overwritten."""
-    with distributed.main_rank_first():
-        folder = open_run_folder(
-            Path(config.output), config, overwrite=overwrite and distributed.is_main_rank()
-        )
+    """The folder as every rank finds it."""
+    folder = open_run_folder(Path(config.output).expanduser(), config, overwrite=overwrite)
     # No rank goes on to write before all have looked.
     distributed.barrier()
     return folder
+
+
+def _refuse_to_remove_inputs(folder: RunFolder, *sources: ModelSource | None) -> None:
+    """Refuse to overwrite a run whose own model is what the new run starts from."""
+    if not folder.is_overwritten:
+        return
+    doomed = folder.path.resolve()
+    for source in sources:
+        if source is not None and any(f.resolve().is_relative_to(doomed) for f in source.folders):
+            raise RunFolderError(
+                "the run to overwrite holds a model that the new one starts from",
+                where="output",
+                got=f"{source.name} in {folder.path}",
+                why="--overwrite would remove it",
+                fix="choose another output",
+            )
 
 
 def _already_complete(folder: RunFolder, display: Display) -> RunResult:
@@ -329,9 +350,15 @@ def _assert_step_zero(
         )
         display.note(f"step 0: nothing to verify ({why})")
         return
-    text = f"step 0: log-ratios are zero ({found['log_ratio_over_tolerance']:.2g} of the tolerance)"
+    text = (
+        f"step 0: log-ratios are zero ({found['log_ratio_over_tolerance']:.2g} of the tolerance, "
+        f"{found['log_ratio_tolerance_per_root_token']:g} nats times the root of the length)"
+    )
     if "expected_loss" in found:
-        text += f", loss {found['loss']:.6f}, expected {found['expected_loss']:.6f}"
+        text += (
+            f", loss {found['loss']:.6f}, expected {found['expected_loss']:.6f} within "
+            f"{found['loss_tolerance']:.1g}"
+        )
     display.note(text)
 
 
@@ -380,7 +407,8 @@ def _provenance(
     return {
         "model": source.identity,
         "reference": (reference or source).identity,
-        "data_tokens": data.identity(),
+        "data_tokens": data_identity(data.training),
+        "held_out_tokens": None if data.held_out is None else data_identity(data.held_out),
         "processes": distributed.world_size(),
         "command": " ".join(sys.argv[1:]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -57,5 +57,9 @@ def attach_adapter(hf_model: Any, config: AdapterConfig, *, seed: int) -> Any:
 def save_adapter(peft_model: Any, folder: Path, base_name: str) -> None:
     """The adapter in PEFT's format, with the name of the model that it belongs to."""
     for config in peft_model.peft_config.values():
-        config.base_model_name_or_path = base_name
+        # A folder is named in full, so that the adapter finds its base from anywhere.
+        folder_of_base = Path(base_name).expanduser()
+        config.base_model_name_or_path = (
+            str(folder_of_base.resolve()) if folder_of_base.is_dir() else base_name
+        )
     peft_model.save_pretrained(str(folder), save_embedding_layers=False)

@@ -9,6 +9,7 @@ damaged is left out with a warning and its groups are scored again.
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from veritune.errors import ReferenceCacheError, VerituneWarning
+from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
 
 _FORMAT = "2"
 _KEY_BYTES = 16
@@ -81,6 +82,26 @@ class ReferenceCache:
                 fix="remove the folder; it is made again",
             )
         return values
+
+    def check_writable(self) -> None:
+        """Make the folder and try it, before work is put into values that could not be kept.
+
+        Raises:
+            SettingsError: The folder cannot be made, or no file can be written into it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise SettingsError(
+                "the cache folder cannot be written",
+                where="cache",
+                got=str(self.folder),
+                why=f"the reference's log-probabilities are kept there ({error})",
+                fix="set cache=…, or the environment variable VERITUNE_CACHE, to a folder that can "
+                "be written",
+            ) from error
 
     def add(self, entries: Mapping[bytes, Values]) -> None:
         """Keep the values of groups, on disk and in memory.

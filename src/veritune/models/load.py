@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,11 @@ class ModelSource:
 
     base: "ModelSource | None" = None
     """The base model, where `folder` holds an adapter."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """This folder, and behind an adapter's those of what it was trained on."""
+        return (self.folder, *(() if self.base is None else self.base.folders))
 
     @property
     def is_adapter(self) -> bool:
@@ -102,7 +106,10 @@ def load_hf_model(source: ModelSource, *, device: torch.device, dropout: bool = 
     Raises:
         ModelError: The weights do not load, or the model is no causal language model.
     """
-    folder = source.base.folder if source.base is not None else source.folder
+    if source.base is not None:
+        base = load_hf_model(source.base, device=torch.device("cpu"), dropout=dropout)
+        return _with_adapter_merged(base, source).to(device)
+    folder = source.folder
     try:
         config = AutoConfig.from_pretrained(str(folder))
         if not dropout:
@@ -125,8 +132,6 @@ def load_hf_model(source: ModelSource, *, device: torch.device, dropout: bool = 
             why="they would be random numbers",
             fix="give the complete folder of the model",
         )
-    if source.is_adapter:
-        model = _with_adapter_merged(model, source)
     return model.to(device)
 
 
@@ -144,7 +149,9 @@ def load_settings(source: ModelSource) -> ModelSettings:
     Raises:
         ModelError: The config cannot be read.
     """
-    folder = source.base.folder if source.base is not None else source.folder
+    if source.base is not None:
+        return load_settings(source.base)
+    folder = source.folder
     try:
         config = AutoConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
@@ -166,9 +173,8 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         ModelError: There is none.
     """
-    folders: Sequence[Path] = [source.folder, *([source.base.folder] if source.base else [])]
     error: Exception | None = None
-    for folder in folders:
+    for folder in source.folders:
         # Without its files, transformers makes an empty tokenizer from the config alone.
         if not any(folder.glob("*token*")) and not any(folder.glob("vocab*")):
             continue
@@ -195,8 +201,8 @@ def end_tokens(hf_model: Any) -> tuple[int, ...]:
     return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
 
 
-def longest_input(hf_model: Any, fallback: int = 2048) -> int:
-    """The most positions that the model was made for.
+def longest_input(hf_model: Any) -> int | None:
+    """The most positions that the model was made for; None if its config names no such number.
 
     Rotary embeddings that stretch with the longest sequence of a batch (`longrope`, `dynamic`)
     count up to where they begin to: beyond it, a record's log-probability would depend on the
@@ -213,7 +219,7 @@ def longest_input(hf_model: Any, fallback: int = 2048) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
-    return fallback
+    return None
 
 
 def checkpoint_activations(hf_model: Any) -> None:

@@ -106,12 +106,15 @@ def score_reference(
 
     Raises:
         ReferenceCacheError: A value is not finite, or a checked one is not what the model gives.
+        SettingsError: Something is missing in the cache, and its folder cannot be written.
     """
     model.hf.eval()
     cache.load()
     unique = {group.key(): group for group in groups}
     present = [key for key in unique if key in cache]
     missing = [group for key, group in unique.items() if key not in cache]
+    if missing:
+        cache.check_writable()
     # Shared out by place among all groups: another run may fill the cache between the looks of two
     # ranks, and what is missing then differs.
     shares = list(unique.items())[distributed.rank() :: distributed.world_size()]

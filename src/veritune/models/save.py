@@ -1,5 +1,6 @@
 """The aligned model as a plain model folder that every other tool loads."""
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +34,30 @@ def save_model(
     if dtype == "bf16":
         hf_model = hf_model.to(torch.bfloat16)
     hf_model.generation_config.eos_token_id = sorted(end_tokens)
-    for name, rate in dropout_rates(load_settings(source).config).items():
-        setattr(hf_model.config, name, rate)
+    make_valid(hf_model.generation_config)
+    before = load_settings(source).config
+    for now, then in (
+        (hf_model.config, before),
+        (hf_model.config.get_text_config(), before.get_text_config()),
+    ):
+        for name, rate in dropout_rates(then).items():
+            setattr(now, name, rate)
     # How this package attends is no property of the model.
     hf_model.config._attn_implementation = None
-    hf_model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    beside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    hf_model.save_pretrained(str(beside))
+    tokenizer.save_pretrained(str(beside))
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def make_valid(generation_config: Any) -> None:
+    """Mend a generation config that loads but may not be saved.
+
+    Older models give a sampling temperature without saying that they sample.
+    """
+    try:
+        generation_config.validate(strict=True)
+    except ValueError:
+        generation_config.do_sample = True

@@ -6,12 +6,13 @@ A million records are a few large arrays instead of a million small objects. A g
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veritune.errors import DataError, TokenizationError, join_problems
-from veritune.records.kinds import Origin, Record, Scored, Unpaired
+from veritune.records.kinds import Origin, Paired, Record, Scored, TokenIds, Unpaired
 from veritune.tokens.encode import (
     TextEncoder,
     TokenizedCompletion,
@@ -52,9 +53,22 @@ class TokenizedDataset:
     """One tuple per group for scored data, else empty."""
 
     origins: tuple[Origin, ...]
+
+    max_length: int
+    """Most tokens of a prompt with a completion; every group is within it."""
+
+    bos: int | None = None
+    """The beginning-of-sequence token that a prompt keeps when it is cut."""
+
     lengths: LengthCounts = field(default_factory=LengthCounts)
     problems: tuple[TokenizationError, ...] = ()
     """Records that could not be tokenized and were skipped."""
+
+    dropped_identical: int = 0
+    """Pairs left out because their completions are the same tokens."""
+
+    num_without_end: int = 0
+    """Completions that were given as token ids and end in no end-of-sequence token."""
 
     def __len__(self) -> int:
         return len(self.group_starts) - 1
@@ -91,6 +105,8 @@ def tokenize(
     *,
     max_length: int,
     skip_problems: bool = False,
+    identical_pairs: Literal["stop", "drop", "keep"] = "stop",
+    setting: str = "data",
     progress: Callable[[int], None] | None = None,
 ) -> TokenizedDataset:
     """All records as one data set.
@@ -100,12 +116,17 @@ def tokenize(
         encoder: Text to ids; its settings say what to do with what is too long.
         max_length: Most tokens of a prompt with its longest completion.
         skip_problems: Go on without the records that cannot be tokenized; they are reported.
+        identical_pairs: What becomes of a pair whose completions are the same tokens within the
+            limit: a problem, left out and counted, or kept.
+        setting: The setting that names the records, for messages.
         progress: Called with the number of records done so far.
 
     Raises:
         DataError: Some record cannot be tokenized (all are named), or none is left.
     """
     counts = LengthCounts()
+    bos = encoder.tokenizer.bos_token_id
+    dropped_identical = num_without_end = 0
     problems: list[TokenizationError] = []
     kept: list[Record] = []
     ids: list[NDArray[np.int32]] = []
@@ -118,12 +139,20 @@ def tokenize(
         if start == 0:
             check_decodes_back(encoder, good[:_NUM_CHECKED], encoded[:_NUM_CHECKED])
         for record, full in zip(good, encoded, strict=True):
-            group = fit_length(
-                full, max_length, encoder.config, counts, bos=encoder.tokenizer.bos_token_id
-            )
+            group = fit_length(full, max_length, encoder.config, counts, bos=bos)
             if group is None:
                 continue
+            if identical_pairs != "keep" and isinstance(record, Paired) and is_identical(group):
+                if identical_pairs == "drop":
+                    dropped_identical += 1
+                else:
+                    problems.append(identical_pair_problem(group, setting))
+                continue
             kept.append(record)
+            if isinstance(record.prompt, TokenIds):
+                num_without_end += sum(
+                    int(c.ids[-1]) not in encoder.end_tokens for c in full.completions
+                )
             ids.append(group.prompt)
             masks.append(np.zeros(len(group.prompt), np.bool_))
             ids.extend(c.ids for c in group.completions)
@@ -133,12 +162,15 @@ def tokenize(
         if progress is not None:
             progress(min(start + _CHUNK, len(records)))
     if problems and not (skip_problems and kept):
-        raise _problems_error(problems, records)
+        raise _problems_error(problems, records, setting)
     if not kept:
         raise DataError(
             "no record is left",
             where=records[0].origin.file if records else None,
-            got=f"{counts.dropped} too long, of {len(records)} records",
+            got=_lost(counts.dropped, dropped_identical, len(records)),
+            why=None
+            if not dropped_identical
+            else "pairs whose completions are the same tokens are left out",
             fix="raise tokens.max_length, or set tokens.long_completions=cut",
         )
     return TokenizedDataset(
@@ -150,16 +182,47 @@ def tokenize(
         desirable=np.asarray([r.desirable for r in kept if isinstance(r, Unpaired)], np.bool_),
         scores=tuple(r.scores for r in kept if isinstance(r, Scored)),
         origins=tuple(r.origin for r in kept),
+        max_length=max_length,
+        bos=bos,
         lengths=counts,
         problems=tuple(problems),
+        dropped_identical=dropped_identical,
+        num_without_end=num_without_end,
     )
 
 
-def _problems_error(problems: Sequence[TokenizationError], records: Sequence[Record]) -> DataError:
+def is_identical(group: TokenizedRecord) -> bool:
+    """Whether the two completions of a pair are the same tokens and bear the same loss."""
+    chosen, rejected = group.completions
+    return np.array_equal(chosen.ids, rejected.ids) and np.array_equal(
+        chosen.bears_loss, rejected.bears_loss
+    )
+
+
+def identical_pair_problem(group: TokenizedRecord, setting: str = "data") -> TokenizationError:
+    """What to tell about a pair whose completions are the same tokens."""
+    return TokenizationError(
+        "chosen and rejected are the same tokens",
+        where=group.origin,
+        why="the pair has the same loss under every policy; what tells the two apart was cut, or "
+        "is nothing that the chat template renders",
+        fix="remove the pair, raise tokens.max_length if it was cut, or set "
+        f"{setting}.identical_pairs=drop to leave such pairs out",
+    )
+
+
+def _lost(num_long: int, num_identical: int, num_records: int) -> str:
+    identical = f", {num_identical} with identical completions" if num_identical else ""
+    return f"{num_long} too long{identical}, of {num_records} records"
+
+
+def _problems_error(
+    problems: Sequence[TokenizationError], records: Sequence[Record], setting: str
+) -> DataError:
     summary = f"{len(problems):,} of {len(records):,} records cannot be tokenized"
     fix = "mend the records"
     if len(problems) < len(records):
-        fix += ", or set data.on_error=skip to go on without them"
+        fix += f", or set {setting}.on_error=skip to go on without them"
     return DataError(
         f"{summary}\n\n{join_problems(problems)}\n\n{summary}",
         where=records[0].origin.file,

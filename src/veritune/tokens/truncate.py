@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from veritune.errors import DataError
-from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord, TokensConfig
+from veritune.errors import DataError, SettingsError
+from veritune.tokens.encode import Ids, TokenizedCompletion, TokenizedRecord, TokensConfig
+
+_WITHOUT_A_LIMIT = 2048
+"""Most tokens of a record where neither the settings nor the model name a limit."""
 
 
 @dataclass
@@ -25,6 +28,46 @@ class LengthCounts:
     def dropped(self) -> int:
         """Records that are not used."""
         return self.dropped_long_prompts + self.dropped_long_completions
+
+
+def settle_max_length(asked: int | None, model_limit: int | None) -> int:
+    """Most tokens of a prompt with its longest completion.
+
+    Args:
+        asked: The setting `tokens.max_length`; None is the model's own limit.
+        model_limit: The most positions that the model was made for; None if it states none.
+
+    Raises:
+        SettingsError: More is asked for than the model reads.
+    """
+    if asked is None:
+        return _WITHOUT_A_LIMIT if model_limit is None else model_limit
+    if model_limit is not None and asked > model_limit:
+        raise SettingsError(
+            "the limit is above that of the model",
+            where="tokens.max_length",
+            got=f"{asked} tokens, and the model reads at most {model_limit}",
+            why="the model was not made for positions behind its limit",
+            fix=f"set tokens.max_length={model_limit} or less, or leave it out",
+        )
+    return asked
+
+
+def cut_prompt(prompt: Ids, room: int, *, bos: int | None) -> Ids:
+    """The end of a prompt, within `room` tokens (at least 1).
+
+    Args:
+        prompt: Shape (P,).
+        room: Most tokens that are kept.
+        bos: A beginning-of-sequence token that is kept when the prompt is cut behind it; with
+            room for one token the prompt's last is kept instead.
+    """
+    assert room >= 1, "the first token of a completion needs a predecessor"
+    if len(prompt) <= room:
+        return prompt
+    if bos is not None and prompt[0] == bos and room >= 2:
+        return np.concatenate([prompt[:1], prompt[-(room - 1) :]])
+    return prompt[-room:]
 
 
 def fit_length(
@@ -73,11 +116,8 @@ def fit_length(
         counts.dropped_long_prompts += 1
         return None
     counts.cut_prompts += 1
-    keep = max_length - (record.longest - len(record.prompt))
-    prompt = record.prompt[-keep:]
-    if bos is not None and record.prompt[0] == bos and keep >= 2:
-        prompt = np.concatenate([record.prompt[:1], record.prompt[-(keep - 1) :]])
-    return replace(record, prompt=prompt)
+    room = max_length - (record.longest - len(record.prompt))
+    return replace(record, prompt=cut_prompt(record.prompt, room, bos=bos))
 
 
 def _too_long(record: TokenizedRecord, what: str, max_length: int, fix: str) -> DataError:

@@ -60,12 +60,17 @@ def write_checkpoint(
         beside.mkdir(parents=True)
         save_file(trained_parameters(model), beside / _WEIGHTS)
         torch.save(optimizer.state_dict(), beside / _OPTIMIZER)
+        for written in (beside / _WEIGHTS, beside / _OPTIMIZER, beside):
+            _sync(written)
         files = {name: hash_file(beside / name) for name in (_WEIGHTS, _OPTIMIZER)}
         manifest = {"step": position.step, "records": position.records, "files": files}
         # Written last: if the manifest exists, the checkpoint is whole.
         _write_synced(beside / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        _sync(beside)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
+        # The new checkpoint is on the disk before an old one goes.
+        _sync(folder.parent)
         for old in _steps(run)[:-keep]:
             shutil.rmtree(checkpoint_folder(run, old), ignore_errors=True)
     distributed.barrier()
@@ -92,7 +97,7 @@ def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
                 f"{name} is " + ("damaged" if file.is_file() else "missing"),
                 where=folder,
                 why="the run would go on from other weights",
-                fix="remove this checkpoint folder; the run continues from the one before it",
+                fix=_way_out(folder),
             )
     try:
         saved = load_file(folder / _WEIGHTS)
@@ -100,7 +105,9 @@ def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             folder / _OPTIMIZER, map_location="cpu", weights_only=True
         )
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint cannot be read ({error})", where=folder) from error
+        raise CheckpointError(
+            f"the checkpoint cannot be read ({error})", where=folder, fix=_way_out(folder)
+        ) from error
     current = trained_parameters(model)
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in current.items()}:
         raise CheckpointError(
@@ -133,8 +140,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"the manifest cannot be read ({error})",
             where=folder,
-            fix="remove this checkpoint folder; the run continues from the one before it",
+            fix=_way_out(folder),
         ) from error
+
+
+def _way_out(folder: Path) -> str:
+    """What to do about a damaged checkpoint, and what becomes of the run then."""
+    run = folder.parent.parent
+    before = [step for step in _steps(run) if checkpoint_folder(run, step) != folder]
+    then = f"continues behind step {before[-1]}" if before else "begins anew"
+    return f"remove this checkpoint folder; the run {then}"
 
 
 def _steps(run: Path) -> list[int]:
@@ -149,7 +164,14 @@ def _steps(run: Path) -> list[int]:
 
 def _write_synced(file: Path, text: str) -> None:
     """Write and wait for the disk, so that a power cut leaves all of it or no manifest."""
-    with file.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    file.write_text(text)
+    _sync(file)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

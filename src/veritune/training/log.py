@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ class RunLog:
 
     Args:
         run: The run folder.
-        after_step: Lines of later steps are removed first: a resumed run makes them again.
+        after_step: Lines of later steps are removed first: a resumed run makes them again. At 0
+            nothing of an earlier attempt stays, TensorBoard's folder included.
     """
 
     def __init__(self, run: Path, *, after_step: int = 0) -> None:
         self.file = run / "metrics.jsonl"
         self._forget_after(after_step)
         self._stream = self.file.open("a", encoding="utf-8")
+        if after_step == 0:
+            # TensorBoard shows every file in its folder, so old curves would run through new ones.
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self._board = _tensorboard(run / "tensorboard", after_step)
 
     def write(self, line: Mapping[str, Any]) -> None:

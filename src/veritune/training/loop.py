@@ -65,7 +65,7 @@ class TrainingConfig(OptimizerConfig):
     """Logits of policy and reference are divided by it before the softmax (EXO uses 0.8)."""
 
     checkpoint_every: PositiveInt | None = None
-    """Steps between checkpoints; null makes ten in the run."""
+    """Steps between checkpoints; null makes ten in the run. The last step has one in any case."""
 
     keep_checkpoints: PositiveInt = 1
     """Newest checkpoints that are kept."""
@@ -123,8 +123,10 @@ def run_loop(
         Where the run ended.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written.
     """
+    if start.step == total_steps:
+        return start
     every = config.checkpoint_every or max(1, math.ceil(total_steps / _DEFAULT_CHECKPOINTS))
     model, optimizer = step.objective_pass.model.hf, step.optimizer
     position = start
@@ -142,7 +144,8 @@ def run_loop(
                 log.write(measured)
             is_last = position.step == total_steps
             stop = distributed.global_any(bool(received)) and not is_last
-            if stop or (position.step % every == 0 and not is_last):
+            # Behind the last step too: a crash while the model is saved costs no step.
+            if stop or is_last or position.step % every == 0:
                 folder = write_checkpoint(
                     run, position, model, optimizer, keep=config.keep_checkpoints
                 )
@@ -155,7 +158,10 @@ def run_loop(
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills."""
+    """Note SIGINT, SIGTERM and SIGHUP instead of dying inside a step; a second one kills.
+
+    Where SIGHUP is ignored it stays so: `nohup` asked for it.
+    """
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -163,7 +169,9 @@ def _signals() -> Iterator[list[int]]:
         signal.signal(number, previous[number])
 
     previous: dict[int, Any] = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN or number != signal.SIGHUP
     }
     try:
         for number in previous:

@@ -38,15 +38,29 @@ def plan_run(config: TrainingConfig, dataset: TokenizedDataset, objective: Objec
     size = len(dataset)
     total = config.steps or num_steps(size, config.batch_size, config.epochs)
     last = total * config.batch_size if config.steps else max(1, round(config.epochs * size))
-    return RunPlan(_loader(config, dataset, objective, config.batch_size, last), total)
+    return RunPlan(_loader(config, dataset, objective, config.batch_size, last, "data"), total)
 
 
 def whole_set(
-    config: TrainingConfig, dataset: TokenizedDataset, objective: Objective
+    config: TrainingConfig,
+    dataset: TokenizedDataset,
+    objective: Objective,
+    *,
+    setting: str = "evaluation",
 ) -> GlobalBatch:
-    """A data set as one global batch."""
+    """A data set as one global batch.
+
+    Args:
+        config: Gives the seed.
+        dataset: At least one group.
+        objective: Says whether mismatched partners are needed.
+        setting: The setting that names the data, for messages.
+
+    Raises:
+        DataError: The objective compares with other prompts, and there is one only.
+    """
     size = len(dataset)
-    batch, _ = next(_loader(config, dataset, objective, size, size).batches())
+    batch, _ = next(_loader(config, dataset, objective, size, size, setting).batches())
     return batch
 
 
@@ -65,12 +79,15 @@ def _loader(
     objective: Objective,
     batch_size: int,
     last: int,
+    setting: str,
 ) -> Loader:
     order = RecordOrder(len(dataset), config.seed, dataset.desirable)
-    return Loader(order, batch_size, last, _prompt_keys(dataset, objective))
+    return Loader(order, batch_size, last, _prompt_keys(dataset, objective, setting))
 
 
-def _prompt_keys(dataset: TokenizedDataset, objective: Objective) -> list[bytes] | None:
+def _prompt_keys(
+    dataset: TokenizedDataset, objective: Objective, setting: str
+) -> list[bytes] | None:
     """Keys of prompts where mismatched partners are asked for."""
     if not objective.card.needs_mismatched:
         return None
@@ -78,7 +95,7 @@ def _prompt_keys(dataset: TokenizedDataset, objective: Objective) -> list[bytes]
     if len(set(keys)) < 2:
         raise DataError(
             f"{objective.card.name} needs at least two different prompts",
-            where="data",
+            where=setting,
             why="its baseline is estimated from completions under prompts they do not belong to",
             fix="add records, or choose an objective without a baseline, such as rdro",
         )

@@ -6,7 +6,7 @@ count of the global batch, once, and whatever an objective needs to know about o
 taken from the global batch before the first backward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from veritune.models.reference import ReferenceLogProbs, noise_tolerance
 from veritune.objectives.card import Card
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.tokens.encode import TokenizedRecord
+from veritune.tokens.truncate import cut_prompt
 from veritune.training.forms import GlobalFacts, assemble
 from veritune.training.metrics import MetricSums, finish
 from veritune.training.optimizer import OptimizerConfig, learning_rate_at
@@ -167,11 +168,14 @@ class ObjectivePass:
             num_tokens = sum(
                 int(c.bears_loss.sum()) for i in indices for c in self.dataset[i].completions
             )
-        num_desirable = 0
-        if self.dataset.kind == "unpaired":
-            num_desirable = int(self.dataset.desirable[indices].sum())
         baseline = self._mismatched(batch, places) if self.objective.card.needs_mismatched else None
-        return GlobalFacts(len(indices), num_tokens, num_desirable, baseline)
+        return GlobalFacts(len(indices), num_tokens, self.num_desirable(batch), baseline)
+
+    def num_desirable(self, batch: GlobalBatch) -> int:
+        """Desirable examples of a global batch; 0 for data without labels."""
+        if self.dataset.kind != "unpaired":
+            return 0
+        return int(self.dataset.desirable[list(batch.indices)].sum())
 
     @torch.no_grad()
     def _mismatched(self, batch: GlobalBatch, places: range) -> Tensor:
@@ -193,9 +197,15 @@ class ObjectivePass:
 
 
 def mismatched_group(dataset: TokenizedDataset, index: int, partner: int) -> TokenizedRecord:
-    """The prompt of one record with the completion of another."""
+    """The prompt of one record with the completion of another.
+
+    Each fits its own partner, not every other: the prompt is cut at its beginning so that both are
+    within the length of the data set.
+    """
     own, other = dataset[index], dataset[partner]
-    return TokenizedRecord(own.prompt, other.completions, own.origin)
+    room = dataset.max_length - max(len(c.ids) for c in other.completions)
+    prompt = cut_prompt(own.prompt, room, bos=dataset.bos)
+    return TokenizedRecord(prompt, other.completions, own.origin)
 
 
 def assert_step_zero(
@@ -227,14 +237,14 @@ def assert_step_zero(
             why="the reference was scored by other weights, other text or another path",
             fix="remove the reference cache; if that does not help, report it",
         )
-    found = {"log_ratio_over_tolerance": result.largest_log_ratio, "loss": result.loss}
+    found = {
+        "log_ratio_over_tolerance": result.largest_log_ratio,
+        "log_ratio_tolerance_per_root_token": noise_tolerance(objective_pass.model, 1),
+        "loss": result.loss,
+    }
     if card.initial_loss is None:
         return found
-    expected = _expected_initial_loss(objective_pass, batch)
-    # Losses move by at most the size of the log-ratios times a slope of order one per example.
-    tolerance = 1e-3 * max(1.0, abs(expected))
-    if objective_pass.model.precision != "fp32":
-        tolerance *= 100
+    expected, tolerance = _expected_initial_loss(objective_pass, batch)
     if not abs(result.loss - expected) <= tolerance:
         raise StepZeroError(
             f"the first loss of {card.name} is not the one its card states",
@@ -246,25 +256,46 @@ def assert_step_zero(
     return {**found, "expected_loss": expected, "loss_tolerance": tolerance}
 
 
-def _expected_initial_loss(objective_pass: ObjectivePass, batch: GlobalBatch) -> float:
-    """The card's closed form, fed from the reference alone."""
-    card, dataset = objective_pass.objective.card, objective_pass.dataset
-    assert card.initial_loss is not None, "the caller has looked"
+def _expected_initial_loss(
+    objective_pass: ObjectivePass, batch: GlobalBatch
+) -> tuple[float, float]:
+    """The card's closed form, fed from the reference alone, and how far rounding may move it.
+
+    The tolerance is the loss's own: it is evaluated where every log-ratio is as large as rounding
+    can make it, in each of four patterns of signs.
+    """
+    objective, dataset = objective_pass.objective, objective_pass.dataset
+    assert objective.card.initial_loss is not None, "the caller has looked"
     groups = [dataset[index] for index in batch.indices]
     reference = objective_pass._reference_sums(groups, torch.device("cpu"))
     assert reference is not None, "the caller has looked"
     lengths = torch.tensor([int(c.bears_loss.sum()) for g in groups for c in g.completions])
-    num_desirable = (
-        int(dataset.desirable[list(batch.indices)].sum()) if dataset.kind == "unpaired" else 0
-    )
-    facts = GlobalFacts(
-        len(groups), int(lengths.sum()), num_desirable, torch.zeros((), dtype=reference.dtype)
-    )
+    noise = lengths.double().sqrt() * noise_tolerance(objective_pass.model, 1)
+
+    def losses(loss: Callable[..., Tensor], policy: Tensor, baseline: Tensor) -> Tensor:
+        facts = GlobalFacts(
+            len(groups), int(lengths.sum()), objective_pass.num_desirable(batch), baseline
+        )
+        data = assemble(dataset, batch.indices, policy, lengths, reference, facts)
+        return loss(data, **objective.hyperparameters)
+
+    zero = reference.new_zeros(())
     blank = torch.full_like(reference, float("nan"))
-    data = assemble(dataset, batch.indices, blank, lengths, reference, facts)
-    losses = card.initial_loss(data, **objective_pass.objective.hyperparameters)
-    normalizer = facts.num_examples if card.normalizer == "examples" else facts.num_tokens
-    return float(losses.double().sum() / normalizer)
+    expected = losses(objective.card.initial_loss, blank, zero)
+    alternating = torch.ones_like(reference)
+    alternating[1::2] = -1
+    unmoved = losses(objective.card.loss, reference, zero)
+    moved = torch.zeros_like(expected)
+    for signs in (torch.ones_like(reference), alternating):
+        for sign in (1, -1):
+            shifted = losses(
+                objective.card.loss, reference + sign * signs * noise, sign * noise.max()
+            )
+            moved = torch.maximum(moved, (shifted - unmoved).abs())
+    normalizer = len(groups) if objective.card.normalizer == "examples" else int(lengths.sum())
+    value = float(expected.double().sum() / normalizer)
+    slack = 1e-6 * max(1.0, abs(value))
+    return value, float(moved.double().sum() / normalizer) + slack
 
 
 class TrainingStep:
@@ -338,9 +369,10 @@ class TrainingStep:
         named = "; ".join(origins[:_MAX_NAMED_RECORDS])
         more = len(origins) - _MAX_NAMED_RECORDS
         return NonFiniteLossError(
-            f"the {what} is not finite, and no update was made",
+            f"the {what} is not finite, and no update was made; the records are {named}"
+            + (f", and {more} more" if more > 0 else ""),
             where=f"step {step}",
-            got=f"{result.loss} from {named}" + (f" and {more} more" if more > 0 else ""),
+            got=result.loss,
             why="the next update would destroy the weights",
             fix="lower train.learning_rate, look at these records, or choose an objective whose "
             "loss is finite everywhere (veritune objectives)",
