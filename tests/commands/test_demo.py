@@ -8,7 +8,7 @@ from veritune.errors import RunFolderError
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "demo-run"
-    config = DemoConfig(output=str(folder), num_records=2000, teaching_steps=60, steps=50)
+    config = DemoConfig(output=str(folder), num_records=4000, teaching_steps=120, steps=80)
     return folder, config, demo(config, Display(quiet=True))
 
 
@@ -16,7 +16,7 @@ def test_every_objective_that_claims_the_target_comes_closer_to_it(outcome):
     _, _, result = outcome
     for row in result.rows:
         if row.claims_target:
-            assert row.kl_after < (row.kl_before if row.stopped else 0.8 * row.kl_before), row
+            assert row.kl_after < (row.kl_before if row.stopped else 0.7 * row.kl_before), row
 
 
 def test_the_demo_runs_the_objectives_of_the_papers(outcome):
