@@ -1,6 +1,7 @@
 """Shapes and types are checked while testing; threads are few, and nothing reaches the network."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -51,3 +52,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VERITUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_a_terminal() -> Iterator[None]:
+    """Interrupts and hang-ups count, also where the tests run in the background or under nohup.
+
+    Processes that the tests start inherit whether a signal is ignored.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
