@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup demo test check docs format clean
 
 help:
-	@echo "make demo    align a small model by five objectives; a page shows how far each came"
+	@echo "make demo    align a small model by six objectives; a page shows how far each came"
 	@echo "make test    all tests"
 	@echo "make check   format, lint and types, without changing anything"
 	@echo "make docs    write the generated parts of README.md"

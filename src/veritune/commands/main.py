@@ -169,7 +169,7 @@ def _tiny(words: Words = None) -> None:
 
 @app.command("demo", context_settings={"ignore_unknown_options": True})
 def _demo(words: Words = None) -> None:
-    """Align a small model toward a distribution that is known exactly, by five objectives.
+    """Align a small model toward a distribution that is known exactly, by six objectives.
 
     Takes a few minutes on two cores and downloads nothing.
 
