@@ -8,8 +8,10 @@ import torch
 
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem, mixture, mixture_problem
+from veritune.logprobs import PairedLogProbs, UnpairedLogProbs
 from veritune.objectives.optimum import FiniteProblem
 from veritune.objectives.paired.ipo import ipo_loss
+from veritune.objectives.sampled.ppo import ppo_loss
 from veritune.objectives.scored.dpo_rw import dpo_rw_loss
 from veritune.objectives.sft import sft_loss
 from veritune.objectives.unpaired.ddro import ddro_loss
@@ -107,3 +109,40 @@ def test_demonstrations_are_drawn_from_the_law_of_desirable_completions(policy):
     expected = -(p[0] * log(0.2) + p[1] * log(0.5) + p[2] * log(0.3))
 
     assert population_loss(sft_loss, problem)(policy).item() == pytest.approx(expected)
+
+
+def test_samples_are_independent_draws_from_the_behavior(policy):
+    problem = bradley_terry_problem(num_completions=3, seed=0)
+    behavior = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64).log()
+    b, r = behavior.exp().tolist(), problem.reward.tolist()
+    ratio = (policy - behavior).exp().tolist()
+    mean = sum(p * reward for p, reward in zip(b, r, strict=True))
+
+    # Groups of one: the clipped gain of one token with the advantage over the behavior's mean.
+    expected = -sum(
+        b[i] * min(ratio[i] * (r[i] - mean), min(max(ratio[i], 0.8), 1.2) * (r[i] - mean))
+        for i in range(3)
+    )
+
+    found = population_loss(ppo_loss, problem, group_size=1, behavior=behavior, epsilon=0.2)
+    assert found(policy).item() == pytest.approx(expected)
+
+
+def test_the_mean_log_ratio_is_that_of_the_data_at_the_policy(policy):
+    pairs = bradley_terry_problem(num_completions=3, seed=0)
+    labels = mixture_problem(num_completions=3, seed=0, desirable_fraction=0.3)
+    # Both places of a pair are drawn from the reference; a label counts by its class.
+    means = (
+        (pairs.reference.exp() * (policy - pairs.reference)).sum(),
+        ((labels.desirable.exp() + labels.undesirable.exp()) * (policy - labels.reference)).sum()
+        / 2,
+    )
+
+    def of_pairs(data: PairedLogProbs):
+        return data.mean_log_ratio.expand(len(data.chosen.policy))
+
+    def of_labels(data: UnpairedLogProbs):
+        return data.mean_log_ratio.expand(len(data.desirable))
+
+    assert float(population_loss(of_pairs, pairs)(policy)) == pytest.approx(float(means[0]))
+    assert float(population_loss(of_labels, labels)(policy)) == pytest.approx(float(means[1]))

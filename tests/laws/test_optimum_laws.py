@@ -1,6 +1,7 @@
 """Every claimed optimum is where the exact population loss has its minimum."""
 
 import pytest
+import torch
 
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.minimize import minimize
@@ -18,6 +19,8 @@ def problem(card):
 def test_the_minimizer_of_the_population_loss_is_the_claimed_optimum(card, settings, problem):
     if card.optimum is None:
         pytest.skip("no optimum is claimed")
+    if card.kind == "sampled":
+        pytest.skip("samples are fresh at every step: the next test")
     claimed = card.optimum(problem, **settings)
 
     found = minimize(population_loss(card.loss, problem, **settings), problem.reference)
@@ -28,3 +31,19 @@ def test_the_minimizer_of_the_population_loss_is_the_claimed_optimum(card, setti
     assert float(claimed.logsumexp(dim=0)) == pytest.approx(0, abs=1e-12)
     # The check can fail: the search had to leave the reference to get there.
     assert total_variation(problem.reference, claimed) > 1e-2
+
+
+def test_the_gradient_on_fresh_samples_vanishes_at_the_claimed_optimum_and_not_elsewhere(
+    card, settings, problem
+):
+    if card.optimum is None or card.kind != "sampled":
+        pytest.skip("no optimum is claimed for samples")
+
+    def gradient_norm(policy):
+        logits = policy.clone().requires_grad_()
+        loss = population_loss(card.loss, problem, behavior=policy, **settings)
+        loss(torch.log_softmax(logits, dim=0)).backward()
+        return float(logits.grad.norm())
+
+    assert gradient_norm(card.optimum(problem, **settings)) < 1e-9
+    assert gradient_norm(problem.reference) > 1e-3

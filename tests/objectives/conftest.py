@@ -2,7 +2,8 @@
 
 Chosen (desirable) completion: policy -12, reference -13, so a log-ratio of 1; 10 tokens.
 Rejected (undesirable) completion: policy -15, reference -14.5, so a log-ratio of -0.5; 12 tokens.
-As a scored group the two have scores 1.2 and -0.3.
+The mean log-ratio of earlier data is 0.25. As a scored group the two have scores 1.2 and -0.3.
+As samples they have two tokens and one, and these scores as rewards.
 """
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from veritune.logprobs import (
     CompletionLogProbs,
     PairedLogProbs,
+    SampledLogProbs,
     ScoredLogProbs,
     UnpairedLogProbs,
 )
@@ -36,7 +38,7 @@ def pairs() -> PairedLogProbs:
         _completions(_double([POLICY[i]]), _double([REFERENCE[i]]), torch.tensor([LENGTH[i]]))
         for i in (0, 1)
     )
-    return PairedLogProbs(chosen, rejected)
+    return PairedLogProbs(chosen, rejected, mean_log_ratio=_double(0.25))
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ def labels() -> UnpairedLogProbs:
         num_desirable=1,
         num_undesirable=1,
         mismatched_log_ratio=_double(0.0),
+        mean_log_ratio=_double(0.25),
     )
 
 
@@ -56,4 +59,17 @@ def groups() -> ScoredLogProbs:
         completions=_completions(_double([POLICY]), _double([REFERENCE]), torch.tensor([LENGTH])),
         scores=_double([SCORES]),
         present=torch.tensor([[True, True]]),
+    )
+
+
+@pytest.fixture
+def samples() -> SampledLogProbs:
+    """The first completion falls into tokens of -5 and -7, the second is a single token."""
+    return SampledLogProbs(
+        policy=_double([[[-5.0, -7.0], [-15.0, 0.0]]]).requires_grad_(),
+        behavior=_double([[[-5.1, -7.1], [-14.9, 0.0]]]),
+        bears_loss=torch.tensor([[[True, True], [True, False]]]),
+        rewards=_double([SCORES]),
+        reference=_double([[[-5.5, -7.5], [-14.5, 0.0]]]),
+        advantages=_double([[[0.8, -0.4], [-0.6, 0.0]]]),
     )

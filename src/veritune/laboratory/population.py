@@ -14,6 +14,7 @@ from veritune.logprobs import (
     DemonstrationLogProbs,
     LogProbs,
     PairedLogProbs,
+    SampledLogProbs,
     ScoredLogProbs,
     UnpairedLogProbs,
 )
@@ -32,6 +33,7 @@ def population_loss(
     problem: FiniteProblem,
     *,
     group_size: int = 2,
+    behavior: Float[Tensor, " Y"] | None = None,
     **hyperparameters: float,
 ) -> PopulationLoss:
     """The mean of a loss over every example that the problem can produce, as a function of policy.
@@ -42,20 +44,24 @@ def population_loss(
         pairs:          drawn from the pair law and labelled by the preferences
         labels:         desirable with the problem's fraction, then drawn from the law of the label
         groups:         `group_size` independent draws from the reference, scored by the reward
+        samples:        the same from the behavior; the advantage of a completion is its reward less
+                        the mean reward of the behavior
 
     A single prompt has no mismatched completions; the mean log-ratio of such is what it estimates,
-    KL(policy || reference), without gradient.
+    KL(policy || reference), without gradient. The mean log-ratio of the data is that at the policy
+    itself: training has come to rest.
 
     Args:
         loss: A loss function of the catalog.
         problem: Must hold what the loss's kind of data takes.
-        group_size: Completions in a scored group; the number of groups is Y to this power.
+        group_size: Completions in a group; the number of groups is Y to this power.
+        behavior: Log-probabilities of the law that samples are drawn from; the reference if None.
         hyperparameters: Of the loss.
 
     Returns:
         A function of (Y,) log-probabilities, differentiable as often as the loss.
     """
-    examples = _examples(_data_form(loss), problem, group_size)
+    examples = _examples(_data_form(loss), problem, group_size, behavior)
 
     def expected_loss(policy: Float[Tensor, " Y"]) -> Float[Tensor, ""]:
         losses = loss(examples.under(policy), **hyperparameters)
@@ -78,13 +84,20 @@ class _Examples(typing.NamedTuple):
     under: Callable[[Float[Tensor, " Y"]], LogProbs]
 
 
-def _examples(form: type[LogProbs], problem: FiniteProblem, group_size: int) -> _Examples:
+def _examples(
+    form: type[LogProbs],
+    problem: FiniteProblem,
+    group_size: int,
+    behavior: Float[Tensor, " Y"] | None,
+) -> _Examples:
     if form is DemonstrationLogProbs:
         return _demonstrations(problem)
     if form is PairedLogProbs:
         return _pairs(problem)
     if form is UnpairedLogProbs:
         return _labels(problem)
+    if form is SampledLogProbs:
+        return _samples(problem, group_size, problem.reference if behavior is None else behavior)
     assert form is ScoredLogProbs, f"no way to enumerate the data of {form.__name__}"
     return _groups(problem, group_size)
 
@@ -114,14 +127,17 @@ def _pairs(problem: FiniteProblem) -> _Examples:
     size = problem.num_completions
     chosen, rejected = torch.cartesian_prod(torch.arange(size), torch.arange(size)).unbind(dim=1)
     # A pair is put to comparison in either order.
-    weight = (problem.pair_law + problem.pair_law.T) * problem.preferences
-    return _Examples(
-        weight=weight.flatten(),
-        under=lambda policy: PairedLogProbs(
+    weight = ((problem.pair_law + problem.pair_law.T) * problem.preferences).flatten()
+
+    def under(policy: Float[Tensor, " Y"]) -> PairedLogProbs:
+        log_ratio = (policy - problem.reference).detach()
+        return PairedLogProbs(
             chosen=_completions(problem, policy, chosen),
             rejected=_completions(problem, policy, rejected),
-        ),
-    )
+            mean_log_ratio=(weight * (log_ratio[chosen] + log_ratio[rejected])).sum() / 2,
+        )
+
+    return _Examples(weight=weight, under=under)
 
 
 def _labels(problem: FiniteProblem) -> _Examples:
@@ -133,6 +149,7 @@ def _labels(problem: FiniteProblem) -> _Examples:
     fraction = num_desirable / GLOBAL_BATCH
     which = torch.arange(size).repeat(2)
     desirable = torch.arange(2 * size) < size
+    both_labels = problem.desirable.exp() + problem.undesirable.exp()
 
     def under(policy: Float[Tensor, " Y"]) -> UnpairedLogProbs:
         log_ratio = policy - problem.reference
@@ -142,6 +159,7 @@ def _labels(problem: FiniteProblem) -> _Examples:
             num_desirable=num_desirable,
             num_undesirable=GLOBAL_BATCH - num_desirable,
             mismatched_log_ratio=(policy.exp() * log_ratio).sum().detach(),
+            mean_log_ratio=(both_labels * log_ratio).sum().detach() / 2,
         )
 
     return _Examples(
@@ -152,15 +170,40 @@ def _labels(problem: FiniteProblem) -> _Examples:
     )
 
 
+def _draws(problem: FiniteProblem, group_size: int) -> Tensor:
+    """Every group, as the completions in it."""
+    return torch.tensor(list(product(range(problem.num_completions), repeat=group_size)))
+
+
 def _groups(problem: FiniteProblem, group_size: int) -> _Examples:
     assert problem.reward is not None, "scores are a reward"
     reward = problem.reward
-    which = torch.tensor(list(product(range(problem.num_completions), repeat=group_size)))
+    which = _draws(problem, group_size)
     return _Examples(
         weight=problem.reference[which].sum(dim=1).exp(),
         under=lambda policy: ScoredLogProbs(
             completions=_completions(problem, policy, which),
             scores=reward[which],
             present=torch.ones_like(which, dtype=torch.bool),
+        ),
+    )
+
+
+def _samples(problem: FiniteProblem, group_size: int, behavior: Float[Tensor, " Y"]) -> _Examples:
+    """Completions of one token each."""
+    assert problem.reward is not None, "samples have a reward"
+    reward = problem.reward
+    which = _draws(problem, group_size)
+    advantage = reward - (behavior.exp() * reward).sum()
+
+    return _Examples(
+        weight=behavior[which].sum(dim=1).exp(),
+        under=lambda policy: SampledLogProbs(
+            policy=policy[which][..., None],
+            behavior=behavior[which][..., None],
+            bears_loss=torch.ones_like(which, dtype=torch.bool)[..., None],
+            rewards=reward[which],
+            reference=problem.reference[which][..., None],
+            advantages=advantage[which][..., None],
         ),
     )

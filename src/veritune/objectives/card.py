@@ -45,6 +45,12 @@ class Card:
     needs_mismatched: bool = False
     """Whether `mismatched_log_ratio` of the unpaired form is read."""
 
+    needs_mean_log_ratio: bool = False
+    """Whether `mean_log_ratio` of the paired or unpaired form is read."""
+
+    needs_advantages: bool = False
+    """Whether `advantages` of the sampled form is read."""
+
     normalizer: str = "examples"
     """What the sum of losses over the global batch is divided by: "examples" or "tokens"."""
 
@@ -65,5 +71,6 @@ class Card:
 
     @property
     def kind(self) -> str:
-        """The kind of records that it takes: demonstration, paired, scored or unpaired."""
+        """The kind of records that it takes: demonstration, paired, sampled, scored or
+        unpaired."""
         return self.data.__name__.removesuffix("LogProbs").lower()

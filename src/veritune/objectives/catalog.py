@@ -26,6 +26,14 @@ from veritune.objectives.parameters import (
     source,
     summary,
 )
+from veritune.objectives.sampled import (
+    dr_grpo,
+    grpo,
+    ppo,
+    reverse_kl,
+    reverse_kl_regularized,
+    rloo,
+)
 from veritune.objectives.scored import dpo_rw, exo_rw
 from veritune.objectives.unpaired import ddro, ddro_stabilized, kto, rdro, rdro_pooled
 
@@ -47,6 +55,12 @@ CATALOG: dict[str, Card] = {
         rdro_pooled.CARD,
         ddro.CARD,
         ddro_stabilized.CARD,
+        reverse_kl.CARD,
+        reverse_kl_regularized.CARD,
+        rloo.CARD,
+        ppo.CARD,
+        grpo.CARD,
+        dr_grpo.CARD,
     )
 }
 """Every card by its name: demonstrations, pairs, scored groups, single labels."""
@@ -55,6 +69,7 @@ _DATA = {
     "demonstration": "demonstrations (a prompt and a completion to imitate)",
     "paired": "pairs (a chosen and a rejected completion of a prompt)",
     "scored": "scored groups (completions of a prompt with a number each)",
+    "sampled": "prompts (the policy supplies completions, and each has a reward)",
     "unpaired": "single labels (a completion and whether it is desirable)",
 }
 _WIDTH = 96

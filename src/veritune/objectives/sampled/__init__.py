@@ -1,0 +1,1 @@
+"""Objectives on completions that the policy itself supplies, with a reward each."""

@@ -1,0 +1,59 @@
+"""What objectives on samples share: ratios that cannot overflow, and baselines without bias."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+TANGENT_FROM = 10.0
+"""Log-ratio, in nats, from which a ratio is its tangent line: far outside of any trust region."""
+
+
+def importance_ratio(log_ratio: Float[Tensor, " *S"]) -> Float[Tensor, " *S"]:
+    """exp(log_ratio), continued by its tangent line from 10 nats on.
+
+    The exponential overflows float32 at 88 nats; the tangent keeps value and gradient finite and
+    the direction of the gradient.
+    """
+    clamped = log_ratio.clamp(max=TANGENT_FROM)
+    return torch.exp(clamped) + math.exp(TANGENT_FROM) * (log_ratio - clamped)
+
+
+def leave_one_out_mean(
+    values: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """For each completion, the mean over the other completions of its group; 0 if it is alone.
+
+    It does not depend on the completion that it is subtracted from, so it is a baseline that
+    leaves the expected gradient as it is.
+    """
+    masked = torch.where(present, values, 0)
+    num_others = present.sum(dim=-1, keepdim=True) - 1
+    # Summed over the others, not "the sum less one's own", which cancels digits.
+    is_other = ~torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
+    return masked @ is_other.to(values.dtype) / num_others.clamp(min=1)
+
+
+def group_mean(values: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
+    """Mean over the completions that are present; 0 for a group without any."""
+    return torch.where(present, values, 0).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
+
+
+def clipped_gain(
+    log_ratio: Float[Tensor, "B K T"],
+    advantage: Float[Tensor, "B K T"],
+    epsilon: float,
+) -> Float[Tensor, "B K T"]:
+    """What a change of a token's probability gains, without credit for leaving the trust region.
+
+        ratio = exp(log_ratio)
+        gain  = min(ratio * advantage, clip(ratio, 1 - epsilon, 1 + epsilon) * advantage)
+
+    Source:
+        Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+    """
+    ratio = importance_ratio(log_ratio)
+    return torch.minimum(
+        ratio * advantage, ratio.clamp(min=1 - epsilon, max=1 + epsilon) * advantage
+    )
