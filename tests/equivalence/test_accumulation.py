@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tiny_world import (
+    FROM_RECORDS,
     ONE_ROW,
     OWN_ROWS,
     batch_of,
@@ -48,7 +49,7 @@ def assert_equal(
     assert error < (2e-5 if name in STEEP else 4e-6)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", FROM_RECORDS)
 def test_a_row_for_each_group_gives_the_loss_and_gradient_of_one_row(
     name: str, tmp_path: Path
 ) -> None:
@@ -60,7 +61,7 @@ def test_a_row_for_each_group_gives_the_loss_and_gradient_of_one_row(
 
 
 @pytest.mark.parametrize("sharing", ["packed", "padded"])
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", FROM_RECORDS)
 def test_rows_without_sharing_give_the_loss_and_gradient_of_shared_prompts(
     name: str, sharing: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,15 @@ import torch
 from longhand import sequence_logprob
 from peft import LoraConfig, PeftModel, get_peft_model
 from run_world import Listener, World, lines, same_weights, write_model
-from tiny_world import batch_of, gradients, lively_model, make_pass, perturbed, random_dataset
+from tiny_world import (
+    FROM_RECORDS,
+    batch_of,
+    gradients,
+    lively_model,
+    make_pass,
+    perturbed,
+    random_dataset,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
@@ -35,7 +43,7 @@ class Live:
         return policy
 
 
-@pytest.mark.parametrize("name", [n for n, card in CATALOG.items() if card.needs_reference])
+@pytest.mark.parametrize("name", [n for n in FROM_RECORDS if CATALOG[n].needs_reference])
 def test_a_cached_reference_gives_the_loss_and_gradient_of_a_live_one(
     name: str, tmp_path: Path
 ) -> None:

@@ -5,7 +5,15 @@ import pytest
 import torch
 from longhand import longhand
 from run_world import Listener, World, lines
-from tiny_world import batch_of, gradients, lively_model, make_pass, perturbed, random_dataset
+from tiny_world import (
+    FROM_RECORDS,
+    batch_of,
+    gradients,
+    lively_model,
+    make_pass,
+    perturbed,
+    random_dataset,
+)
 
 from veritune.batches.loader import GlobalBatch
 from veritune.evaluation.held_out import HeldOut
@@ -23,7 +31,7 @@ def world(name: str, folder: Path) -> tuple[ObjectivePass, GlobalBatch]:
     return make_pass(name, POLICY, reference, dataset, batch, folder, tokens_per_row=60), batch
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", FROM_RECORDS)
 def test_held_out_numbers_are_those_of_the_training_pass_and_of_the_longhand_one(
     name: str, tmp_path: Path
 ) -> None:

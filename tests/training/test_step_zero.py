@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_world import batch_of, lively_model, make_pass, perturbed, random_dataset
+from tiny_world import FROM_RECORDS, batch_of, lively_model, make_pass, perturbed, random_dataset
 
 from veritune.errors import StepZeroError
 from veritune.logprobs import UnpairedLogProbs
@@ -16,7 +16,7 @@ from veritune.training import step
 from veritune.training.step import ObjectivePass, assert_step_zero
 
 MODEL = lively_model(seed=4)
-WITH_REFERENCE = [name for name, card in CATALOG.items() if card.needs_reference]
+WITH_REFERENCE = [name for name in FROM_RECORDS if CATALOG[name].needs_reference]
 
 
 def world(name: str, folder: Path, reference: Any = MODEL) -> tuple[ObjectivePass, Any]:
@@ -76,7 +76,7 @@ def test_step_zero_verifies_nothing_with_another_reference(tmp_path: Path) -> No
         assert_step_zero(ours, batch, reference_is_policy=True)
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOG if name not in WITH_REFERENCE])
+@pytest.mark.parametrize("name", [name for name in FROM_RECORDS if name not in WITH_REFERENCE])
 def test_step_zero_verifies_nothing_without_a_reference(name: str, tmp_path: Path) -> None:
     ours, batch = world(name, tmp_path)
     assert assert_step_zero(ours, batch, reference_is_policy=True) == {}

@@ -151,7 +151,7 @@ def _form(
         )
 
     if dataset.kind == "paired":
-        return PairedLogProbs(column(0), column(1))
+        return PairedLogProbs(column(0), column(1), mean_log_ratio=torch.tensor(0.0).double())
     if dataset.kind == "demonstration":
         return DemonstrationLogProbs(column(0))
     if dataset.kind == "scored":
@@ -164,6 +164,7 @@ def _form(
         num_desirable=sum(labels),
         num_undesirable=len(labels) - sum(labels),
         mismatched_log_ratio=None if baseline is None else torch.tensor(baseline).double(),
+        mean_log_ratio=torch.tensor(0.0).double(),
     )
 
 
@@ -179,7 +180,7 @@ def _metrics(
         "exo_pref_official": "beta_pi", "pmle": "gamma", "pmle_kl": "gamma",
         "exo_rw": "beta_pi", "dpo_rw": "beta_pi", "kto": "beta",
     }  # fmt: skip
-    name = scales.get(objective.card.name)
+    name = scales.get(objective.card.name, objective.card.reward_scale)
     scale = 1.0 if name is None else objective.hyperparameters[name]
     logps = [[c[0].item() for c in example] for example in examples]
     rewards = [

@@ -14,11 +14,14 @@ from veritune.models.cache import ReferenceCache
 from veritune.models.forward import CausalModel, Sharing
 from veritune.models.reference import ReferenceLogProbs, score_reference
 from veritune.models.tiny import tiny_model
-from veritune.objectives.catalog import find_card, settings_of
+from veritune.objectives.catalog import CATALOG, find_card, settings_of
 from veritune.records.kinds import Origin
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.tokens.encode import TokenizedRecord
 from veritune.training.step import Objective, ObjectivePass, mismatched_group
+
+FROM_RECORDS = [name for name, card in CATALOG.items() if not card.takes_samples]
+"""Objectives that train from a file of records."""
 
 VOCAB_SIZE = 40
 ONE_ROW = 10_000

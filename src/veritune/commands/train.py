@@ -152,9 +152,10 @@ def train(
     start = Position(0, 0)
     if folder.checkpoint is not None:
         start = read_checkpoint(folder.checkpoint, hf_model, step.optimizer)
+        step.objective_pass.running.restore(start.log_ratios)
         display.note(f"continuing behind step {start.step} from {folder.checkpoint}")
 
-    between = _Between(config, objective, model, data, reference, plan, display)
+    between = _Between(config, step.objective_pass, data, plan, display)
     between.measure = None if measure is None else partial(measure, model)
     last_line = _run(config, folder, step, plan, start, between, display)
     distributed.barrier()
@@ -178,10 +179,8 @@ class _Between:
     def __init__(
         self,
         config: TrainConfig,
-        objective: Objective,
-        model: CausalModel,
+        training: ObjectivePass,
         data: RunData,
-        reference: ReferenceLogProbs | None,
         plan: RunPlan,
         display: Display,
     ) -> None:
@@ -190,10 +189,9 @@ class _Between:
         self.last: Mapping[str, Any] | None = None
         self.measure: Callable[[int], Mapping[str, float] | None] | None = None
         if data.held_out is not None:
-            budget = config.train.tokens_per_row
             self._held_out = HeldOut(
-                ObjectivePass(model, objective, data.held_out, reference, budget),
-                whole_set(config.train, data.held_out, objective),
+                training.on(data.held_out),
+                whole_set(config.train, data.held_out, training.objective),
                 config.evaluation.every,
                 plan.total_steps,
             )
@@ -240,6 +238,15 @@ def _find_models(config: TrainConfig) -> tuple[ModelSource, ModelSource | None]:
 def _check_objective_settings(config: TrainConfig) -> None:
     """Refuse wrong hyper-parameters before anything is loaded."""
     card = find_card(config.objective.name)
+    if card.takes_samples:
+        raise SettingsError(
+            f"the objective {card.name} takes completions that the policy samples as it trains",
+            where="objective",
+            got=card.name,
+            why="this command trains from a file of records",
+            fix="choose an objective on records, exo_rw or dpo_rw for completions with scores "
+            "(veritune objectives); or call the function in a loop of your own",
+        )
     settings_of(card, config.objective.model_extra or {}, data_fraction=0.5)
     if config.reference is not None and not card.needs_reference:
         raise SettingsError(

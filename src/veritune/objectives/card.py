@@ -74,3 +74,8 @@ class Card:
         """The kind of records that it takes: demonstration, paired, sampled, scored or
         unpaired."""
         return self.data.__name__.removesuffix("LogProbs").lower()
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether the policy supplies the completions; else they come from a file of records."""
+        return self.kind == "sampled"

@@ -1,15 +1,16 @@
 """Checkpoints: all state, written beside and then renamed; exact resume.
 
-A checkpoint holds the trained parameters, the optimizer's state and the position in the stream of
-records. The schedule, the order of records and every random draw are functions of step and seed,
-so there is nothing else to keep. The manifest is written last: a checkpoint that has one is whole.
+A checkpoint holds the trained parameters, the optimizer's state, the position in the stream of
+records and the running mean that some objectives take as their baseline. The schedule, the order of
+records and every random draw are functions of step and seed, so there is nothing else to keep. The
+manifest is written last: a checkpoint that has one is whole.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class Position:
 
     records: int
     """Position in the stream of records."""
+
+    log_ratios: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0], [0.0, 0.0]])
+    """State of `RunningLogRatio`."""
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -63,7 +67,7 @@ def write_checkpoint(
         for written in (beside / _WEIGHTS, beside / _OPTIMIZER, beside):
             _sync(written)
         files = {name: hash_file(beside / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        manifest = {"step": position.step, "records": position.records, "files": files}
+        manifest = {**asdict(position), "files": files}
         # Written last: if the manifest exists, the checkpoint is whole.
         _write_synced(beside / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
         _sync(beside)
@@ -120,7 +124,7 @@ def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         for name, tensor in current.items():
             tensor.copy_(saved[name])
     optimizer.load_state_dict(dict(state))
-    return Position(manifest["step"], manifest["records"])
+    return Position(manifest["step"], manifest["records"], manifest["log_ratios"])
 
 
 def trained_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -134,6 +138,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         return {
             "step": int(manifest["step"]),
             "records": int(manifest["records"]),
+            "log_ratios": [[float(n) for n in row] for row in manifest["log_ratios"]],
             "files": dict(manifest["files"]),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

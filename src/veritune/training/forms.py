@@ -28,6 +28,7 @@ class GlobalFacts:
 
     num_desirable: int = 0
     mismatched_log_ratio: Tensor | None = None
+    mean_log_ratio: Tensor | None = None
 
 
 def assemble(
@@ -48,7 +49,7 @@ def assemble(
             )
             for side in (0, 1)
         ]
-        return PairedLogProbs(chosen=sides[0], rejected=sides[1])
+        return PairedLogProbs(sides[0], sides[1], mean_log_ratio=facts.mean_log_ratio)
     completion = CompletionLogProbs(policy, lengths, reference)
     if dataset.kind == "demonstration":
         return DemonstrationLogProbs(completion)
@@ -59,6 +60,7 @@ def assemble(
         num_desirable=facts.num_desirable,
         num_undesirable=facts.num_examples - facts.num_desirable,
         mismatched_log_ratio=facts.mismatched_log_ratio,
+        mean_log_ratio=facts.mean_log_ratio,
     )
 
 

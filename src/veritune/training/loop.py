@@ -135,7 +135,7 @@ def run_loop(
             began = time.perf_counter()
             line = step.run(position.step + 1, batch)
             line["seconds"] = time.perf_counter() - began
-            position = Position(position.step + 1, behind)
+            position = Position(position.step + 1, behind, step.objective_pass.running.state)
             if log is not None:
                 log.write(line)
             on_step(line)

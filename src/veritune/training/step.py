@@ -25,6 +25,7 @@ from veritune.tokens.truncate import cut_prompt
 from veritune.training.forms import GlobalFacts, assemble
 from veritune.training.metrics import MetricSums, finish
 from veritune.training.optimizer import OptimizerConfig, learning_rate_at
+from veritune.training.running import RunningLogRatio, class_totals
 
 _MAX_NAMED_RECORDS = 8
 
@@ -61,6 +62,9 @@ class PassResult:
     num_tokens: int
     """Tokens of prompts (once) and completions that were computed."""
 
+    class_totals: Tensor
+    """Sums and counts of log-ratios by class, (2, 2) float64; zero where no objective asks."""
+
     largest_log_ratio: float
     """Largest |log-ratio| of a completion over its rounding tolerance, and nan-safe; 0 without a
     reference."""
@@ -75,6 +79,7 @@ class ObjectivePass:
         dataset: Groups of the objective's kind.
         reference: Log-probabilities of the reference; None if the objective needs none.
         tokens_per_row: Token budget of a row, which is one forward and backward pass.
+        running: Mean log-ratio of earlier steps; shared by training and held-out passes.
     """
 
     def __init__(
@@ -84,12 +89,25 @@ class ObjectivePass:
         dataset: TokenizedDataset,
         reference: ReferenceLogProbs | None,
         tokens_per_row: int,
+        running: RunningLogRatio | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
         self.dataset = dataset
         self.reference = reference
         self.tokens_per_row = tokens_per_row
+        self.running = RunningLogRatio() if running is None else running
+
+    def on(self, dataset: TokenizedDataset) -> "ObjectivePass":
+        """The same model, objective, reference and running mean, over other records."""
+        return ObjectivePass(
+            self.model,
+            self.objective,
+            dataset,
+            self.reference,
+            self.tokens_per_row,
+            self.running,
+        )
 
     def run(self, batch: GlobalBatch, *, backward: bool = False) -> PassResult:
         """One pass over a global batch; with `backward`, gradients are added to the parameters.
@@ -106,6 +124,7 @@ class ObjectivePass:
         normalizer = facts.num_examples if card.normalizer == "examples" else facts.num_tokens
         losses = torch.zeros(len(batch.indices), dtype=torch.float64)
         sums = MetricSums(card.data, self.objective.reward_scale)
+        totals = torch.zeros(2, 2, dtype=torch.float64)
         extent = torch.zeros(2, dtype=torch.float64)
         groups = {place: self.dataset[batch.indices[place]] for place in places}
         for row in self._rows(groups):
@@ -119,34 +138,38 @@ class ObjectivePass:
                 (loss.sum() / normalizer).backward()  # type: ignore[no-untyped-call]
             losses[row] = loss.detach().double().cpu()
             sums.add(data)
+            if card.needs_mean_log_ratio:
+                totals += class_totals(data)
             extent[0] += packed.num_tokens
             if reference is not None:
                 ratio = (policy.detach() - reference).abs()
                 tolerance = lengths.double().sqrt() * noise_tolerance(self.model, 1)
                 # `max` of Python would lose a nan.
                 extent[1] = torch.maximum(extent[1], (ratio / tolerance).max().cpu())
-        return self._reduced(losses, sums, extent, facts, normalizer)
+        return self._reduced(losses, sums, totals, extent, normalizer)
 
     def _reduced(
         self,
         losses: Tensor,
         sums: MetricSums,
+        totals: Tensor,
         extent: Tensor,
-        facts: GlobalFacts,
         normalizer: int,
     ) -> PassResult:
         """One sum over ranks for everything that is logged."""
         ratios = torch.zeros(distributed.world_size(), dtype=torch.float64)
         ratios[distributed.rank()] = extent[1]
-        flat = torch.cat([losses, sums.totals.flatten(), extent[:1], ratios])
+        sections = [losses, sums.totals.flatten(), totals.flatten(), extent[:1], ratios]
+        flat = torch.cat(sections)
         flat = distributed.global_sum(flat.to(self.model.device)).cpu()
-        parts = torch.split(flat, [len(losses), sums.totals.numel(), 1, len(ratios)])
+        parts = torch.split(flat, [len(section) for section in sections])
         return PassResult(
             loss=float(parts[0].sum() / normalizer),
             losses=parts[0],
             metrics=finish(sums.metrics, parts[1].view(2, -1)),
-            num_tokens=int(parts[2]),
-            largest_log_ratio=float(parts[3].max()),
+            class_totals=parts[2].view(2, 2),
+            num_tokens=int(parts[3]),
+            largest_log_ratio=float(parts[4].max()),
         )
 
     def _rows(self, groups: dict[int, TokenizedRecord]) -> list[list[int]]:
@@ -169,7 +192,18 @@ class ObjectivePass:
                 int(c.bears_loss.sum()) for i in indices for c in self.dataset[i].completions
             )
         baseline = self._mismatched(batch, places) if self.objective.card.needs_mismatched else None
-        return GlobalFacts(len(indices), num_tokens, self.num_desirable(batch), baseline)
+        return GlobalFacts(
+            num_examples=len(indices),
+            num_tokens=num_tokens,
+            num_desirable=self.num_desirable(batch),
+            mismatched_log_ratio=baseline,
+            mean_log_ratio=self._mean_log_ratio(),
+        )
+
+    def _mean_log_ratio(self) -> Tensor | None:
+        if not self.objective.card.needs_mean_log_ratio:
+            return None
+        return torch.tensor(self.running.mean, device=self.model.device)
 
     def num_desirable(self, batch: GlobalBatch) -> int:
         """Desirable examples of a global batch; 0 for data without labels."""
@@ -274,7 +308,7 @@ def _expected_initial_loss(
 
     def losses(loss: Callable[..., Tensor], policy: Tensor, baseline: Tensor) -> Tensor:
         facts = GlobalFacts(
-            len(groups), int(lengths.sum()), objective_pass.num_desirable(batch), baseline
+            len(groups), int(lengths.sum()), objective_pass.num_desirable(batch), baseline, zero
         )
         data = assemble(dataset, batch.indices, policy, lengths, reference, facts)
         return loss(data, **objective.hyperparameters)
@@ -350,6 +384,7 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        self.objective_pass.running.add(result.class_totals)
         return {
             "step": step,
             "loss": result.loss,
