@@ -1,6 +1,7 @@
 """What pydantic finds wrong with settings, in words: where, what, the value, and the way out."""
 
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -91,9 +92,18 @@ def _dotted_key(kind: Kind, path: Sequence[int | str]) -> str:
         elif isinstance(step, str) and getattr(annotation, "__origin__", None) is not dict:
             continue
         else:
-            annotation = None
+            inner, annotation = _class_of_items(annotation), None
         parts.append(str(step))
     return ".".join(parts)
+
+
+def _class_of_items(annotation: Any) -> Kind | None:
+    """The class of settings that a list holds, if it holds any."""
+    for argument in typing.get_args(annotation):
+        found = class_of_part(argument) or _class_of_items(argument)
+        if found is not None:
+            return found
+    return None
 
 
 def _overlaps(key: str, others: Sequence[str]) -> bool:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""Any finite number."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A finite number greater than 0."""
 

@@ -12,16 +12,16 @@ from veritune.models.forward import CausalModel
 from veritune.models.legality import Legality
 from veritune.models.load import ModelSource
 from veritune.models.reference import describe_reference
+from veritune.objectives.choice import Choice, law_breaches, num_laws
 from veritune.records.read import ReadResult
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.training.plan import RunPlan
-from veritune.training.step import Objective
 
 
 def run_header(
     config: TrainConfig,
     data: RunData,
-    objective: Objective,
+    choice: Choice,
     model: CausalModel,
     source: ModelSource,
     reference: ModelSource | None,
@@ -29,9 +29,10 @@ def run_header(
     plan: RunPlan,
 ) -> dict[str, str]:
     """Names and facts: objective, model, reference, data and what was left out, steps, machine."""
-    card = objective.card
+    card = choice.card
     facts = {
-        "objective": _objective_in_words(objective),
+        "objective": _objective_in_words(choice),
+        "laws": _laws_in_words(choice),
         "model": f"{source.name}, {_parameters_in_words(model.hf)}",
         "reference": describe_reference(source, reference)
         if card.needs_reference
@@ -40,7 +41,7 @@ def run_header(
         f"{len(data.training)} {data.training.kind} records, {len(data.training.ids):,} tokens",
         "converted": data.records.conversion,
         "left out": _left_out(data.records.found, data.training),
-        "desirable": _desirable_in_words(data, objective, config.train.batch_size),
+        "desirable": _desirable_in_words(data, choice, config.train.batch_size),
         "ends": _without_end(data.training),
         **_held_out_in_words(data),
         "length": _length_in_words(data),
@@ -52,22 +53,29 @@ def run_header(
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _objective_in_words(objective: Objective) -> str:
-    name, title = objective.card.name, objective.card.title
-    values = ", ".join(f"{n} = {v:.6g}" for n, v in objective.hyperparameters.items())
+def _objective_in_words(choice: Choice) -> str:
+    name, title = choice.card.name, choice.card.title
+    values = ", ".join(f"{n} = {v:.6g}" for n, v in choice.hyperparameters.items())
     return f"{name} ({title})" + (f": {values}" if values else "")
 
 
-def _desirable_in_words(data: RunData, objective: Objective, batch_size: int) -> str | None:
+def _laws_in_words(choice: Choice) -> str | None:
+    """Of a function of the user's own; the catalog is known to be sound."""
+    if not choice.files:
+        return None
+    return "; ".join(law_breaches(choice)) or f"all {num_laws()} hold"
+
+
+def _desirable_in_words(data: RunData, choice: Choice, batch_size: int) -> str | None:
     """The share of desirable records, what was taken from it, and whether batches hold both."""
     fraction = data.training.desirable_fraction
     if fraction is None:
         return None
     text = f"{fraction:.4f} of the records"
-    name = objective.card.data_fraction
+    name = choice.card.data_fraction
     if name is None:
         return text
-    value = objective.hyperparameters[name]
+    value = choice.hyperparameters[name]
     same = abs(value - fraction) < 1e-12
     text += f"; {name} is this fraction" if same else f"; {name} is set to {value:.4f}"
     rarer = min(fraction, 1 - fraction)

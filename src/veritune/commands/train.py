@@ -17,8 +17,13 @@ from veritune.commands.run_data import (
     tokenize_run_records,
 )
 from veritune.commands.run_header import problems_in_words, run_header
-from veritune.commands.train_settings import ObjectiveConfig, TrainConfig
-from veritune.errors import DataError, RunFolderError, SettingsError
+from veritune.commands.run_objective import (
+    check_objective,
+    keep_objective_files,
+    resolve_objective,
+)
+from veritune.commands.train_settings import TrainConfig
+from veritune.errors import RunFolderError, SettingsError
 from veritune.evaluation.held_out import HeldOut
 from veritune.models.adapters import attach_adapter, save_adapter
 from veritune.models.cache import ReferenceCache, default_cache_folder
@@ -37,7 +42,7 @@ from veritune.models.load import (
 )
 from veritune.models.reference import ReferenceLogProbs, cache_identity, score_reference
 from veritune.models.save import save_model
-from veritune.objectives.catalog import find_card, settings_of
+from veritune.objectives.choice import Choice
 from veritune.provenance import versions
 from veritune.reports.run import run_report
 from veritune.tokens.encode import TextEncoder, TokenizedRecord
@@ -92,8 +97,7 @@ def train(
     """
     quiet_libraries()
     began = time.monotonic()
-    card = find_card(config.objective.name)
-    _check_objective_settings(config)
+    card = check_objective(config).card
     source, reference_source = _find_models(config)
     tokenizer = load_tokenizer(source)
 
@@ -103,7 +107,8 @@ def train(
     encoder = TextEncoder(tokenizer, config.tokens, end_tokens(hf_model))
     data = tokenize_run_records(config, records, encoder, longest_input(hf_model), display)
 
-    objective, config = _resolve_objective(config, data)
+    choice, config = resolve_objective(config, data)
+    objective = Objective(choice.card, choice.hyperparameters)
     folder = _open_run_folder(config, overwrite)
     _refuse_to_remove_inputs(folder, source, reference_source)
     if folder.is_finished:
@@ -116,7 +121,7 @@ def train(
     legality = settle_sharing(model, first, config.train.sharing)
     plan = plan_run(config.train, data.training, objective)
     display.header(
-        run_header(config, data, objective, model, source, reference_source, legality, plan)
+        run_header(config, data, choice, model, source, reference_source, legality, plan)
     )
     for problems in problems_in_words(data):
         display.note(problems)
@@ -147,7 +152,8 @@ def train(
     # Behind everything that may refuse: a folder once begun holds to its settings, and a run that
     # is overwritten is gone.
     if distributed.is_main_rank():
-        begin_run(folder, config, _provenance(data, source, reference_source))
+        begin_run(folder, config, _provenance(data, choice, source, reference_source))
+        keep_objective_files(choice, folder.path)
     distributed.barrier()
     start = Position(0, 0)
     if folder.checkpoint is not None:
@@ -233,44 +239,6 @@ def _find_models(config: TrainConfig) -> tuple[ModelSource, ModelSource | None]:
     if config.reference is None:
         return source, None
     return source, find_model(config.reference, setting="reference")
-
-
-def _check_objective_settings(config: TrainConfig) -> None:
-    """Refuse wrong hyper-parameters before anything is loaded."""
-    card = find_card(config.objective.name)
-    if card.takes_samples:
-        raise SettingsError(
-            f"the objective {card.name} takes completions that the policy samples as it trains",
-            where="objective",
-            got=card.name,
-            why="this command trains from a file of records",
-            fix="choose an objective on records, exo_rw or dpo_rw for completions with scores "
-            "(veritune objectives); or call the function in a loop of your own",
-        )
-    settings_of(card, config.objective.model_extra or {}, data_fraction=0.5)
-    if config.reference is not None and not card.needs_reference:
-        raise SettingsError(
-            f"the objective {card.name} reads no reference",
-            where="reference",
-            got=config.reference,
-            fix="remove the setting, or choose an objective that compares with a reference",
-        )
-
-
-def _resolve_objective(config: TrainConfig, data: RunData) -> tuple[Objective, TrainConfig]:
-    """The objective with every hyper-parameter, and the settings with them written out."""
-    card = find_card(config.objective.name)
-    fraction = data.training.desirable_fraction
-    if card.data_fraction is not None and fraction in (0.0, 1.0):
-        raise DataError(
-            f"every record is {'desirable' if fraction else 'undesirable'}",
-            where="data",
-            why=f"{card.name} compares the two classes, and one of them is empty",
-            fix="add records of the other label",
-        )
-    hyperparameters = settings_of(card, config.objective.model_extra or {}, data_fraction=fraction)
-    resolved = ObjectiveConfig(name=card.name, **hyperparameters)
-    return Objective(card, hyperparameters), config.model_copy(update={"objective": resolved})
 
 
 def _open_run_folder(config: TrainConfig, overwrite: bool) -> RunFolder:
@@ -409,11 +377,12 @@ def _run(
 
 
 def _provenance(
-    data: RunData, source: ModelSource, reference: ModelSource | None
+    data: RunData, choice: Choice, source: ModelSource, reference: ModelSource | None
 ) -> dict[str, Any]:
     return {
         "model": source.identity,
         "reference": (reference or source).identity,
+        "objective_files": choice.file_hashes,
         "data_tokens": data_identity(data.training),
         "held_out_tokens": None if data.held_out is None else data_identity(data.held_out),
         "processes": distributed.world_size(),

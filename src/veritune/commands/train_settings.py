@@ -1,25 +1,12 @@
 """Settings of `veritune train`: the one place where the settings of all parts meet."""
 
-from typing import ClassVar
-
-from pydantic import ConfigDict
-
 from veritune.config import Config
 from veritune.evaluation.held_out import EvaluationConfig
 from veritune.models.adapters import AdapterConfig
+from veritune.objectives.choice import ObjectiveConfig
 from veritune.records.read import DataConfig
 from veritune.tokens.encode import TokensConfig
 from veritune.training.loop import TrainingConfig
-
-
-class ObjectiveConfig(Config):
-    """Which objective, and its hyper-parameters beside the name."""
-
-    model_config = ConfigDict(extra="allow")
-    SHORTHAND: ClassVar[str | None] = "name"
-
-    name: str
-    """A name that `veritune objectives` lists."""
 
 
 class TrainConfig(Config):
@@ -33,7 +20,8 @@ class TrainConfig(Config):
     """File, list of files, or hub id."""
 
     objective: ObjectiveConfig
-    """A name, or {name: …, hyper-parameters}."""
+    """A name, {name: …, hyper-parameters}, or {combine: [...]} for a weighted sum; a name may be
+    `path/to/my_loss.py:my_loss`."""
 
     output: str
     """The run folder. A folder with an unfinished run of the same settings is continued."""

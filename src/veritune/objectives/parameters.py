@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from veritune.ranges import Finite
+
 _WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
 _ARGUMENT = re.compile(r"^    (\w+): (.*)$")
 
@@ -45,9 +47,9 @@ def parameters_of(loss: Callable[..., Any]) -> dict[str, Parameter]:
     return {
         name: Parameter(
             name=name,
-            annotation=hints[name],
+            annotation=hints.get(name, Finite),
             default=None if argument.default is argument.empty else float(argument.default),
-            range=range_in_words(hints[name]),
+            range=range_in_words(hints.get(name, Finite)),
             meaning=meanings.get(name, ""),
         )
         for name, argument in inspect.signature(loss).parameters.items()

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
+from veritune.config import build_config
 from veritune.errors import SettingsError
 from veritune.logprobs import CompletionLogProbs, PairedLogProbs
-from veritune.objectives.catalog import CATALOG, find_card, settings_of
+from veritune.objectives.catalog import CATALOG
+from veritune.objectives.choice import ObjectiveConfig, choose
+from veritune.objectives.custom import is_custom
 from veritune.reports.axes import Axis
 from veritune.reports.figures import Line, ReferenceLine, line_chart
 from veritune.reports.numbers import (
@@ -186,18 +189,23 @@ def _loss_at_the_reference(settings: Mapping[str, Any]) -> ReferenceLine | None:
     Other kinds of data are left out: their losses depend on counts that a report does not have.
     """
     given = settings.get("objective")
-    values = dict(given) if isinstance(given, Mapping) else {"name": given}
-    name = values.pop("name", None)
+    values = given if isinstance(given, Mapping) else {"name": given}
+    # A report does not run a file that stood beside the run.
+    if any(is_custom(name) for name in _objective_names(settings)):
+        return None
     try:
-        card = find_card(str(name))
-        if card.initial_loss is None or card.data is not PairedLogProbs:
-            return None
-        parameters = settings_of(card, values, data_fraction=None)
+        config = build_config(ObjectiveConfig, values, where="objective")
+        choice = choose(config, data_fraction=None)
     except SettingsError:
+        return None
+    card = choice.card
+    if card.initial_loss is None or card.data is not PairedLogProbs:
         return None
     zero = torch.zeros(1)
     completion = CompletionLogProbs(zero, torch.ones(1, dtype=torch.int64), zero)
-    loss = float(card.initial_loss(PairedLogProbs(completion, completion), **parameters))
+    loss = float(
+        card.initial_loss(PairedLogProbs(completion, completion), **choice.hyperparameters)
+    )
     written = "log 2" if math.isclose(loss, math.log(2), rel_tol=1e-6) else format_number(loss)
     return ReferenceLine(loss, f"{written}: policy equals reference")
 
@@ -209,11 +217,17 @@ def _folded_sections(run: RunFolder) -> Iterable[Section]:
             yield Section(title, tables=(Table(("name", "value"), rows),), folded=True)
 
 
-def _objective_name(settings: Mapping[str, Any]) -> str:
+def _objective_names(settings: Mapping[str, Any]) -> list[str]:
+    """The name of the objective, or of each part of a combination."""
     given = settings.get("objective")
     if isinstance(given, Mapping):
-        given = given.get("name")
-    return setting_text(given) if given is not None else ""
+        parts = given.get("combine") or [given]
+        return [setting_text(part.get("name")) for part in parts if isinstance(part, Mapping)]
+    return [setting_text(given)] if given is not None else []
+
+
+def _objective_name(settings: Mapping[str, Any]) -> str:
+    return " + ".join(_objective_names(settings))
 
 
 def _objective_in_words(name: str) -> str:

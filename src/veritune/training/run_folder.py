@@ -17,7 +17,7 @@ _CONFIG, _PROVENANCE, _MODEL = "config.yaml", "provenance.json", "model"
 
 _WRITTEN = (
     *(_CONFIG, _PROVENANCE, _MODEL),
-    *("metrics.jsonl", "checkpoints", "adapter", "tensorboard", "report.html"),
+    *("metrics.jsonl", "checkpoints", "adapter", "tensorboard", "report.html", "objective"),
 )
 """Everything that a run writes into its folder; each may also lie beside, half written."""
 
@@ -125,8 +125,9 @@ def begin_run(folder: RunFolder, config: Config, provenance: Mapping[str, Any]) 
     """
     if folder.checkpoint is not None:
         before = read_provenance(folder.path)
-        for key in ("data_tokens", "held_out_tokens", "model", "reference"):
-            if before.get(key) != provenance.get(key):
+        for key in ("data_tokens", "held_out_tokens", "model", "reference", "objective_files"):
+            # Runs without a file of the user's own may have been begun before there were any.
+            if (before.get(key) or None) != (provenance.get(key) or None):
                 raise RunFolderError(
                     f"the run cannot continue: its {key} is not the one it began with",
                     where=folder.path,
