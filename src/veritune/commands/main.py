@@ -13,6 +13,7 @@ from veritune import __version__, distributed
 from veritune.commands.check import CheckConfig, check
 from veritune.commands.demo import DemoConfig, demo
 from veritune.commands.display import Display
+from veritune.commands.lab import LabConfig, lab
 from veritune.commands.objectives import show_objectives
 from veritune.commands.settings import show_settings
 from veritune.commands.tiny import TinyConfig, write_tiny
@@ -49,6 +50,15 @@ Words = Annotated[
     ),
 ]
 
+LabWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="METHOD|KEY=VALUE",
+        help="An objective, an algorithm or a theorem, and settings; without one, all theorems.",
+        show_default=False,
+    ),
+]
+
 CheckWords = Annotated[
     list[str] | None,
     typer.Argument(
@@ -63,6 +73,7 @@ _CONFIGS: dict[str, type[Config]] = {
     "check": CheckConfig,
     "tiny": TinyConfig,
     "demo": DemoConfig,
+    "lab": LabConfig,
 }
 
 
@@ -154,6 +165,22 @@ def _objectives(
         veritune objectives rdro
     """
     show_objectives(name, Display())
+
+
+@app.command("lab", context_settings={"ignore_unknown_options": True})
+def _lab(words: LabWords = None) -> None:
+    """Check the theorems of the papers here and now; a page shows what was found.
+
+    All of them take a few minutes on two cores. The exit code is 1 if one does not hold.
+
+    Example:
+
+        veritune lab rdro
+    """
+    words = [f"method={word}" if "=" not in word else word for word in words or []]
+    results = lab(_settings(LabConfig, words), Display())
+    if not all(result.holds for result in results):
+        raise typer.Exit(1)
 
 
 @app.command("tiny", **_TAKES_SETTINGS)

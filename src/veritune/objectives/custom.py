@@ -145,7 +145,7 @@ def _load(file: Path, name: str) -> ModuleType:
     return module
 
 
-def _form(function: Callable[..., Tensor], name: str) -> type[Any]:
+def _form(function: Callable[..., Tensor], name: str) -> Any:
     """The form that the first parameter is annotated with."""
     parameters = list(inspect.signature(function).parameters.values())
     hints = typing.get_type_hints(function)

@@ -1,0 +1,188 @@
+"""Objectives on samples of the policy: their gradients are those of what they claim to maximize."""
+
+import torch
+
+from veritune.laboratory.distances import kl, total_variation
+from veritune.laboratory.fresh_samples import fresh_gradient, rlhf_gradient
+from veritune.laboratory.minimize import minimize
+from veritune.laboratory.population import population_loss
+from veritune.laboratory.problems import bradley_terry_problem
+from veritune.laboratory.theorem import Evidence, Theorem
+from veritune.objectives.optimum import tilted_reference
+from veritune.objectives.sampled.dr_grpo import dr_grpo_loss
+from veritune.objectives.sampled.grpo import grpo_loss
+from veritune.objectives.sampled.ppo import ppo_loss
+from veritune.objectives.sampled.reverse_kl import reverse_kl_loss
+from veritune.objectives.sampled.rloo import rloo_loss, rloo_optimum
+
+_SEEDS = (0, 1, 2)
+_NUM_COMPLETIONS = 5
+
+
+def _distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Length of the difference over the length of the second."""
+    return float((first - second).norm() / second.norm())
+
+
+def rloo_follows_rlhf() -> Evidence:
+    """RLOO's gradient on fresh samples against the exact gradient of RLHF's objective."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        policy = bradley_terry_problem(_NUM_COMPLETIONS, seed + 100).reference
+        truth, other = (rlhf_gradient(problem, policy, beta) for beta in (0.3, 0.4))
+        for group_size in (1, 2, 3):
+            found = fresh_gradient(rloo_loss, problem, policy, group_size=group_size, beta=0.3)
+            residuals.append(_distance(found, truth))
+            controls.append(_distance(found, other))
+    return Evidence(
+        max(residuals),
+        min(controls),
+        f"groups of 1, 2 and 3, Y = {_NUM_COMPLETIONS}: relative distance at most "
+        f"{max(residuals):.1e}; from the gradient at another beta at least {min(controls):.2g}",
+    )
+
+
+def rloo_rests_at_the_tilted_reference() -> Evidence:
+    """RLOO's gradient on fresh samples vanishes at the optimum of RLHF and not beside it."""
+    residuals: list[float] = []
+    controls: list[float] = []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        for beta, values in ((0.3, residuals), (0.4, controls)):
+            policy = rloo_optimum(problem, beta=beta)
+            values.append(float(fresh_gradient(rloo_loss, problem, policy, beta=0.3).norm()))
+    return Evidence(max(residuals), min(controls), f"gradient norm at most {max(residuals):.1e}")
+
+
+def ppo_begins_as_the_policy_gradient() -> Evidence:
+    """PPO's gradient before the first update is that of the advantages."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        policy = bradley_terry_problem(_NUM_COMPLETIONS, seed + 100).reference
+        found = fresh_gradient(ppo_loss, problem, policy, group_size=1)
+        residuals.append(_distance(found, rlhf_gradient(problem, policy, 0.0)))
+        controls.append(_distance(found, rlhf_gradient(problem, policy, 0.1)))
+    return Evidence(max(residuals), min(controls), f"relative distance {max(residuals):.1e}")
+
+
+def dr_grpo_is_scaled_policy_gradient() -> Evidence:
+    """Dr. GRPO's gradient is (K - 1) / K of the policy gradient; GRPO's is no multiple of it."""
+    residuals, controls, cosines = [], [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        policy = bradley_terry_problem(_NUM_COMPLETIONS, seed + 100).reference
+        truth = rlhf_gradient(problem, policy, 0.0)
+        for size in (2, 3):
+            found = fresh_gradient(dr_grpo_loss, problem, policy, group_size=size)
+            residuals.append(_distance(found, (size - 1) / size * truth))
+            scaled = fresh_gradient(grpo_loss, problem, policy, group_size=size, beta=0.0)
+            along = scaled @ truth / truth.norm() ** 2 * truth
+            controls.append(_distance(scaled, along))
+            cosines.append(float(torch.cosine_similarity(scaled, truth, dim=0)))
+    return Evidence(
+        max(residuals),
+        min(controls),
+        f"K = 2, 3: relative distance at most {max(residuals):.1e}; GRPO's gradient has a cosine "
+        f"of {min(cosines):.3f} to {max(cosines):.3f} with the policy gradient",
+    )
+
+
+def reverse_kl_is_the_reverse_kl() -> Evidence:
+    """Differences of the expected loss are differences of KL(policy || model), off-policy too."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        assert problem.reward is not None, "a Bradley-Terry problem has a reward"
+        target = tilted_reference(torch.zeros_like(problem.reward), problem.reward / 0.7)
+        first, second, behavior = (
+            bradley_terry_problem(_NUM_COMPLETIONS, seed + k).reference for k in (100, 200, 300)
+        )
+        for drawn_from in (problem.reference, behavior, first):
+            loss = population_loss(reverse_kl_loss, problem, behavior=drawn_from, gamma=0.7)
+            difference = float(loss(first) - loss(second))
+            reverse = kl(first, target) - kl(second, target)
+            forward = kl(target, first) - kl(target, second)
+            residuals.append(abs(difference - reverse))
+            controls.append(abs(difference - forward))
+    return Evidence(
+        max(residuals), min(controls), "three behaviors, the policy's own among them, in nats"
+    )
+
+
+def reverse_kl_ignores_the_reference() -> Evidence:
+    """The minimizer is the model behind the preferences, where RLHF's is the tilted reference."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        assert problem.reward is not None, "a Bradley-Terry problem has a reward"
+        found = minimize(population_loss(reverse_kl_loss, problem, gamma=0.7), problem.reference)
+        target = torch.log_softmax(problem.reward / 0.7, dim=0)
+        distance = total_variation(found.policy, target)
+        residuals.append(distance if found.gradient_norm < 1e-9 else float("inf"))
+        controls.append(
+            total_variation(found.policy, tilted_reference(problem.reference, problem.reward / 0.7))
+        )
+    return Evidence(max(residuals), min(controls), f"TV at most {max(residuals):.1e}")
+
+
+THEOREMS = (
+    Theorem(
+        name="rloo_follows_rlhf",
+        claim="RLOO's expected gradient on fresh samples is that of E[reward] - beta KL, for "
+        "groups of any size.",
+        control="It is that of another beta.",
+        source="Ahmadian et al. 2024, arXiv:2402.14740",
+        methods=("rloo",),
+        tolerance=1e-10,
+        check=rloo_follows_rlhf,
+    ),
+    Theorem(
+        name="rloo_rests_at_the_tilted_reference",
+        claim="RLOO comes to rest at the reference tilted by exp(reward / beta).",
+        control="It rests at the optimum of another beta.",
+        source="Ahmadian et al. 2024, arXiv:2402.14740; Rafailov et al. 2023, eq. 4",
+        methods=("rloo",),
+        tolerance=1e-10,
+        check=rloo_rests_at_the_tilted_reference,
+    ),
+    Theorem(
+        name="ppo_begins_as_the_policy_gradient",
+        claim="On fresh samples PPO's gradient is the policy gradient of its advantages.",
+        control="It holds a KL penalty of its own.",
+        source="Schulman et al. 2017, arXiv:1707.06347, section 3",
+        methods=("ppo",),
+        tolerance=1e-10,
+        check=ppo_begins_as_the_policy_gradient,
+    ),
+    Theorem(
+        name="dr_grpo_is_scaled_policy_gradient",
+        claim="Dr. GRPO's gradient on fresh samples is (K - 1) / K of the policy gradient.",
+        control="GRPO's, divided by the deviation of the group, is a multiple of it.",
+        source="Liu et al. 2025, arXiv:2503.20783",
+        methods=("dr_grpo", "grpo"),
+        tolerance=1e-10,
+        check=dr_grpo_is_scaled_policy_gradient,
+    ),
+    Theorem(
+        name="reverse_kl_is_the_reverse_kl",
+        claim="The expected loss of reverse_kl is KL(policy || model) up to a constant, whatever "
+        "law drew the samples.",
+        control="It is the forward KL.",
+        source="Yun et al. 2025, arXiv:2506.01523; the importance weights are derived here",
+        methods=("reverse_kl",),
+        tolerance=1e-10,
+        check=reverse_kl_is_the_reverse_kl,
+    ),
+    Theorem(
+        name="reverse_kl_ignores_the_reference",
+        claim="reverse_kl converges to the model behind the preferences, not to a tilted "
+        "reference.",
+        control="It converges to the reference tilted by the same reward, as RLHF does.",
+        source="Yun et al. 2025, arXiv:2506.01523",
+        methods=("reverse_kl", "rloo"),
+        tolerance=1e-8,
+        check=reverse_kl_ignores_the_reference,
+    ),
+)
