@@ -161,7 +161,7 @@ def test_objectives_and_laboratory_know_no_models(part):
         # Hyper-parameters are settings: the catalog checks them, and reads their ranges.
         about_settings = file.name in ("catalog.py", "parameters.py")
         parts = parts_imported(read(file)) - {part}
-        assert parts <= ALLOWED[part] | ({"config"} if file.name == "catalog.py" else set()), file
+        assert parts <= ALLOWED[part] | ({"config"} if about_settings else set()), file
         libraries = {
             module.split(".")[0]
             for module, _ in imports_of(read(file))

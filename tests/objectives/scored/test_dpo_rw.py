@@ -24,6 +24,26 @@ def test_dpo_rw_loss_and_its_derivatives_are_the_known_numbers(groups):
     assert rejected == pytest.approx(0.136698, abs=1e-6)
 
 
+@pytest.mark.parametrize("num_completions", [1, 3, 4])
+def test_dpo_rw_loss_of_any_number_of_completions_is_the_cross_entropy_of_their_laws(
+    group_of, num_completions
+):
+    log_ratio = [0.4, -1.0, 0.1, 2.1][:num_completions]
+    scores = [1.0, 2.0, -1.0, 0.3][:num_completions]
+    group = group_of(log_ratio, scores)
+
+    loss = dpo_rw_loss(group, beta_pi=0.7, beta_r=2.0)
+    loss.sum().backward()
+
+    policy = [exp(0.7 * g) / sum(exp(0.7 * h) for h in log_ratio) for g in log_ratio]
+    reward = [exp(s / 2) / sum(exp(u / 2) for u in scores) for s in scores]
+    expected = -sum(r * log(p) for p, r in zip(policy, reward, strict=True))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+    assert group.completions.policy.grad[0].tolist() == pytest.approx(
+        [0.7 * (p - r) for p, r in zip(policy, reward, strict=True)], abs=1e-12
+    )
+
+
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_dpo_rw_minimizer_tilts_the_reference_by_reward_over_both_temperatures(group_size):
     problem = bradley_terry_problem(num_completions=5, seed=0)

@@ -1,13 +1,11 @@
 from math import exp, log
 
 import pytest
-import torch
 
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.minimize import minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
-from veritune.logprobs import CompletionLogProbs, ScoredLogProbs
 from veritune.objectives.scored.exo_rw import exo_rw_loss, exo_rw_optimum
 
 
@@ -25,21 +23,26 @@ def test_exo_rw_loss_and_its_derivatives_are_the_known_numbers(groups):
     assert rejected == pytest.approx(0.245132, abs=1e-6)
 
 
-def test_exo_rw_loss_of_three_completions_is_the_reverse_kl_of_their_laws():
-    log_ratio = [0.4, -1.0, 0.1]
-    scores = [1.0, 2.0, -1.0]
-    groups = ScoredLogProbs(
-        CompletionLogProbs(torch.tensor([log_ratio]), torch.ones(1, 3).int(), torch.zeros(1, 3)),
-        torch.tensor([scores]),
-        torch.ones(1, 3).bool(),
-    )
+@pytest.mark.parametrize("num_completions", [1, 3, 4])
+def test_exo_rw_loss_of_any_number_of_completions_is_the_reverse_kl_of_their_laws(
+    group_of, num_completions
+):
+    log_ratio = [0.4, -1.0, 0.1, 2.1][:num_completions]
+    scores = [1.0, 2.0, -1.0, 0.3][:num_completions]
+    group = group_of(log_ratio, scores)
 
-    loss = exo_rw_loss(groups, beta_pi=0.7, beta_r=2.0)
+    loss = exo_rw_loss(group, beta_pi=0.7, beta_r=2.0)
+    loss.sum().backward()
 
     policy = [exp(0.7 * g) / sum(exp(0.7 * h) for h in log_ratio) for g in log_ratio]
     reward = [exp(s / 2) / sum(exp(u / 2) for u in scores) for s in scores]
-    expected = sum(p * log(p / r) for p, r in zip(policy, reward, strict=True))
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    surplus = [log(p / r) for p, r in zip(policy, reward, strict=True)]
+    expected = sum(p * a for p, a in zip(policy, surplus, strict=True))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+    # The force on a completion is its surplus over the mean, in proportion to its probability.
+    assert group.completions.policy.grad[0].tolist() == pytest.approx(
+        [0.7 * p * (a - expected) for p, a in zip(policy, surplus, strict=True)], abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("group_size", [2, 3])

@@ -4,9 +4,23 @@ import pytest
 import torch
 
 from veritune.logprobs import CompletionLogProbs, ScoredLogProbs
+from veritune.objectives.catalog import CATALOG
 from veritune.objectives.scored.dpo_rw import dpo_rw_loss
 from veritune.objectives.scored.exo_rw import exo_rw_loss
 from veritune.objectives.scored.group_laws import group_law
+from veritune.objectives.scored.infonca import infonca_loss
+from veritune.objectives.scored.plackett_luce import plackett_luce_loss
+from veritune.objectives.scored.preference_distillation import preference_distillation_loss
+
+EVERY_LOSS = [card.loss for card in CATALOG.values() if card.kind == "scored"]
+COMPARING = [
+    exo_rw_loss,
+    dpo_rw_loss,
+    infonca_loss,
+    plackett_luce_loss,
+    preference_distillation_loss,
+]
+"""Losses of what completions of a group are to each other, not of each alone."""
 
 
 def groups_of(log_ratio, scores, present):
@@ -31,7 +45,7 @@ def test_group_law_sums_to_one_over_what_is_present():
     assert float(law[0, 2] - law[0, 0]) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("loss", [exo_rw_loss, dpo_rw_loss])
+@pytest.mark.parametrize("loss", EVERY_LOSS)
 @pytest.mark.parametrize("filler", [0.0, 1e4, float("nan"), float("inf")])
 def test_an_absent_completion_has_no_effect_and_no_gradient(loss, filler):
     padded = groups_of([[0.3, filler, -0.6]], [[1.0, filler, 0.2]], [[True, False, True]])
@@ -47,7 +61,19 @@ def test_an_absent_completion_has_no_effect_and_no_gradient(loss, filler):
     assert torch.allclose(gradient[[0, 2]], plain.completions.policy.grad[0])
 
 
-@pytest.mark.parametrize("loss", [exo_rw_loss, dpo_rw_loss])
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+@pytest.mark.parametrize("filler", [0.0, float("nan")])
+def test_a_group_of_none_has_loss_and_gradient_zero(loss, filler):
+    groups = groups_of([[filler, filler]], [[filler, filler]], [[False, False]])
+
+    value = loss(groups)
+    value.sum().backward()
+
+    assert value.tolist() == [0.0]
+    assert groups.completions.policy.grad.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("loss", COMPARING)
 @pytest.mark.parametrize("present", [[True, False], [False, False]])
 def test_a_group_of_one_or_none_has_loss_and_gradient_zero(loss, present):
     groups = groups_of([[2.0, 5.0]], [[1.0, 3.0]], [present])

@@ -1,10 +1,10 @@
 """What objectives on samples share: ratios that cannot overflow, and baselines without bias."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from veritune.objectives.tangent import exponential_with_tangent
 
 TANGENT_FROM = 10.0
 """Log-ratio, in nats, from which a ratio is its tangent line: far outside of any trust region."""
@@ -13,11 +13,9 @@ TANGENT_FROM = 10.0
 def importance_ratio(log_ratio: Float[Tensor, " *S"]) -> Float[Tensor, " *S"]:
     """exp(log_ratio), continued by its tangent line from 10 nats on.
 
-    The exponential overflows float32 at 88 nats; the tangent keeps value and gradient finite and
-    the direction of the gradient.
+    Value and gradient stay finite, and the gradient keeps its direction.
     """
-    clamped = log_ratio.clamp(max=TANGENT_FROM)
-    return torch.exp(clamped) + math.exp(TANGENT_FROM) * (log_ratio - clamped)
+    return exponential_with_tangent(log_ratio, tangent_from=TANGENT_FROM)
 
 
 def leave_one_out_mean(
