@@ -1,7 +1,10 @@
 """Every theorem of the laboratory, listed by hand."""
 
 from veritune.laboratory.theorem import Theorem
-from veritune.laboratory.theorems import policy_gradients
+from veritune.laboratory.theorems import distribution_learning, policy_gradients
 
-THEOREMS: tuple[Theorem, ...] = (*policy_gradients.THEOREMS,)
+THEOREMS: tuple[Theorem, ...] = (
+    *distribution_learning.THEOREMS,
+    *policy_gradients.THEOREMS,
+)
 """In the order of the families."""
