@@ -1,5 +1,6 @@
 import pytest
 
+from veritune.commands.objectives import theorems_about
 from veritune.objectives.catalog import CATALOG
 
 
@@ -10,22 +11,65 @@ def listing(veritune) -> list[str]:
     return [line.rstrip() for line in outcome.out.splitlines()]
 
 
+def entries(listing: list[str]) -> dict[str, str]:
+    """What is said of each objective, on one line."""
+    found: dict[str, list[str]] = {}
+    for line in listing:
+        if line[:2] == "  " and line[2:3].strip():
+            found[line.split()[0]] = entry = []
+        elif line[:1] != " ":
+            entry = []
+        entry.append(line.strip())
+    return {name: " ".join(lines) for name, lines in found.items()}
+
+
 @pytest.mark.parametrize("name", CATALOG)
-def test_every_objective_stands_on_one_line_with_its_title_and_paper(name, listing):
+def test_every_objective_is_listed_with_its_title_paper_target_and_theorems(name, listing):
     card = CATALOG[name]
-    (line,) = [line for line in listing if line.split()[:1] == [name]]
-    assert card.title in line
-    assert card.source.split(",")[0].split(";")[0] in line
-    assert ("(no reference)" in line) == (not card.needs_reference)
+    entry = entries(listing)[name]
+
+    assert entry.startswith(f"{name}  {card.title}")
+    assert card.source.split(",")[0].split(";")[0] in entry
+    assert card.target in entry
+    assert ("(no reference)" in entry) == (not card.needs_reference)
+    count = len(theorems_about(name))
+    assert (f" · {count} theorem" in entry) == (count > 0)
 
 
 def test_objectives_stand_below_the_kind_of_records_that_they_take(listing):
-    kind = None
-    for line in listing[:-1]:
-        if line.endswith(" records") and not line.startswith(" "):
-            kind = line.removesuffix(" records")
-        elif line:
-            assert CATALOG[line.split()[0]].kind == kind
+    kind, found = None, []
+    for line in listing:
+        if line and not line.startswith(" "):
+            kind = line.split()[0]
+        elif line[:2] == "  " and line[2:3].strip():
+            found.append(line.split()[0])
+            assert CATALOG[found[-1]].kind == kind
+    assert found == list(CATALOG)
+
+
+def test_a_card_lists_its_theorems(veritune):
+    outcome = veritune("objectives", "pmle")
+
+    assert "theorems, checked by veritune lab pmle:" in outcome.out
+    words = " ".join(outcome.out.split())
+    for theorem in theorems_about("pmle"):
+        assert theorem.claim in words
+
+
+def test_the_card_of_a_function_of_ones_own_says_which_laws_it_breaks(veritune, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from veritune.logprobs import PairedLogProbs\n"
+        "def sound(pairs: PairedLogProbs, *, beta: float = 0.1):\n"
+        "    return (beta * (pairs.chosen.log_ratio - pairs.rejected.log_ratio) - 1) ** 2\n"
+        "def wild(pairs: PairedLogProbs):\n"
+        "    return (pairs.rejected.log_ratio - pairs.chosen.log_ratio).exp()\n"
+    )
+
+    sound, wild = (veritune("objectives", f"{tmp_path}/mine.py:{n}") for n in ("sound", "wild"))
+
+    assert sound.code == wild.code == 0
+    assert "none; all" in sound.out
+    assert "finite at extreme log ratios" in wild.out
 
 
 def test_the_listing_fits_into_a_hundred_columns(listing):
@@ -43,8 +87,3 @@ def test_the_nearest_objective_is_named(veritune):
     outcome = veritune("objectives", "rdor")
     assert outcome.code == 2
     assert "did you mean rdro?" in outcome.err
-
-
-def test_the_papers_stand_in_one_column(listing):
-    places = {line.index("arXiv:") for line in listing if "arXiv:" in line}
-    assert len(places) == 1

@@ -1,11 +1,15 @@
-"""List the objectives, or print the card of one."""
+"""List the objectives, or print the card of one: from the catalog, or from a user's own file."""
 
+import textwrap
 from itertools import groupby
 
-from rich.table import Table
-
 from veritune.commands.display import Display
-from veritune.objectives.catalog import OverviewRow, describe, find_card, overview
+from veritune.laboratory.theorem import Theorem
+from veritune.laboratory.theorems.catalog import THEOREMS
+from veritune.objectives.card import Card
+from veritune.objectives.catalog import CATALOG, describe
+from veritune.objectives.choice import ObjectiveConfig, choose, law_breaches, num_laws
+from veritune.objectives.custom import is_custom
 
 _WIDTH = 100
 
@@ -17,23 +21,56 @@ def show_objectives(name: str | None, display: Display) -> None:
         SettingsError: There is no objective of this name.
     """
     if name is not None:
-        display.note(describe(find_card(name)))
+        _show_card(name, display)
         return
-    rows, width = overview(), min(display.console.width, _WIDTH)
-    for kind, group in groupby(rows, key=lambda row: row.kind):
-        display.note(f"{kind} records")
-        table = Table(box=None, pad_edge=False, show_header=False, width=width)
-        table.add_column(width=2 + max(len(row.name) for row in rows))
-        table.add_column(ratio=1)
-        table.add_column(width=max(len(_short_source(row.source)) for row in rows))
-        for row in group:
-            table.add_row(f"  {row.name}", _title(row), _short_source(row.source))
-        display.console.print(table)
-    display.note("\nOne card in full, with the formula: veritune objectives NAME")
+    for kind, group in groupby(CATALOG.values(), key=lambda card: card.kind):
+        display.note(f"{kind} records" if kind != "sampled" else "sampled by the policy")
+        for card in group:
+            display.note(_wrapped(_headline(card), first=2, hanging=6))
+            display.note(_wrapped(card.target, first=6, hanging=6))
+    display.note(
+        "\nOne card in full, with the formula: veritune objectives NAME"
+        "\nIts theorems, checked here and now: veritune lab NAME"
+    )
 
 
-def _title(row: OverviewRow) -> str:
-    return row.title if row.needs_reference else f"{row.title} (no reference)"
+def theorems_about(name: str) -> list[Theorem]:
+    """The theorems of the laboratory in which an objective has a part."""
+    return [theorem for theorem in THEOREMS if name in theorem.methods]
+
+
+def _show_card(name: str, display: Display) -> None:
+    choice = choose(ObjectiveConfig(name=name), data_fraction=0.5)
+    display.note(describe(choice.card))
+    if is_custom(name):
+        broken = law_breaches(choice)
+        display.note("\n".join(["laws that it breaks:", *(f"  {what}" for what in broken)]))
+        if not broken:
+            display.note(f"  none; all {num_laws()} hold")
+        return
+    theorems = theorems_about(choice.card.name)
+    if theorems:
+        display.note(f"theorems, checked by veritune lab {choice.card.name}:")
+        for theorem in theorems:
+            display.note(_wrapped(f"- {theorem.claim}", first=2, hanging=4))
+
+
+def _headline(card: Card) -> str:
+    """Name, title, what is peculiar, source, and how many theorems there are."""
+    title = card.title if card.needs_reference else f"{card.title} (no reference)"
+    count = len(theorems_about(card.name))
+    checked = [f"{count} theorem{'s' if count > 1 else ''}"] if count else []
+    return f"{card.name}  " + " · ".join([title, _short_source(card.source), *checked])
+
+
+def _wrapped(text: str, *, first: int, hanging: int) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * hanging,
+        break_on_hyphens=False,
+    )
 
 
 def _short_source(source: str) -> str:
