@@ -1,6 +1,7 @@
-"""Write the generated parts of README.md: the tree and the table of objectives.
+"""Write what is generated: parts of README.md, docs/objectives.md and docs/theorems.md.
 
-Each stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test fails when one is stale.
+A part of README.md stands between `<!-- generated: NAME -->` and `<!-- end -->`; the other two are
+generated whole. A test fails when one is stale.
 """
 
 import ast
@@ -8,7 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from veritune.objectives.catalog import CATALOG
+from veritune.laboratory.theorem import CONTROL_MARGIN
+from veritune.laboratory.theorems.catalog import THEOREMS
+from veritune.objectives.catalog import CATALOG, hyperparameters
+from veritune.objectives.parameters import equation, summary
+from veritune.objectives.parameters import source as source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "veritune"
@@ -47,12 +52,72 @@ def objectives() -> str:
     lines.append("|---|---|---|---|---|---|")
     for card in CATALOG.values():
         reference = "needed" if card.needs_reference else "not read"
-        source = re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", card.source)
-        row = (f"`{card.name}`", card.title, card.kind, reference, card.target, source)
+        row = (f"`{card.name}`", card.title, card.kind, reference, card.target, linked(card.source))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
     return "\n".join(lines)
 
 
+def linked(text: str) -> str:
+    """The text with every arXiv identifier as a link."""
+    return re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def objectives_page() -> str:
+    """docs/objectives.md: every card in full."""
+    parts = [
+        "# Objectives",
+        "Generated from the cards by `make docs`; the same as `veritune objectives NAME` prints. "
+        "A loss is that of one example, in nats where nothing else is said; `policy(y)` is the "
+        "log-probability of a completion, summed over its tokens, and `log_ratio(y)` that of the "
+        "policy minus that of the reference.",
+    ]
+    for kind in dict.fromkeys(card.kind for card in CATALOG.values()):
+        parts.append(f"## {kind.capitalize()}")
+        for card in (card for card in CATALOG.values() if card.kind == kind):
+            parts.append(f"### {card.name}\n\n{card.title.capitalize()}. {summary(card.loss)}")
+            parts.append(f"```\n{equation(card.loss)}\n```")
+            lines = [f"- Converges to: {card.target}."]
+            lines.append(f"- Reference: {'needed' if card.needs_reference else 'not read'}.")
+            lines += [
+                f"- `{p.name}` ({p.range}; "
+                + ("no default" if p.default is None else f"default {p.default:g}")
+                + f"): {p.meaning}"
+                for p in hyperparameters(card).values()
+            ]
+            claims = [theorem.name for theorem in THEOREMS if card.name in theorem.methods]
+            if claims:
+                names = ", ".join(f"[{name}](theorems.md#{name})" for name in claims)
+                lines.append(f"- Theorems: {names}.")
+            lines.append(f"- Source: {linked(source_of(card.loss))}")
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def theorems_page() -> str:
+    """docs/theorems.md: every claim, with the false claim that its check must reject."""
+    parts = [
+        "# Theorems",
+        "Generated from the laboratory by `make docs`. `veritune lab` checks all of them, "
+        "`veritune lab NAME` those about one objective, and both write what was measured. A claim "
+        "holds when its residual is within the tolerance and the same number for the false claim "
+        f"beside it is more than {CONTROL_MARGIN:g} tolerances away.",
+    ]
+    for theorem in THEOREMS:
+        methods = ", ".join(f"`{name}`" for name in theorem.methods)
+        parts.append(
+            f"### {theorem.name}\n\n{theorem.claim}\n\n"
+            f"- About: {methods}.\n"
+            f"- Rejected beside it: {theorem.control}\n"
+            f"- Tolerance: {theorem.tolerance:g}.\n"
+            f"- Source: {linked(theorem.source)}."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/objectives.md": objectives_page,
+    "docs/theorems.md": theorems_page,
+}
 PARTS: dict[str, Callable[[], str]] = {"tree": tree, "objectives": objectives}
 
 
@@ -69,4 +134,6 @@ def generated(text: str) -> str:
 
 
 if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (ROOT / page).write_text(make(), encoding="utf-8")
     README.write_text(generated(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,15 +1,27 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_generated_parts_of_the_readme_are_current():
+@pytest.fixture(scope="module")
+def generate():
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
+    return generate
+
+
+def test_the_generated_parts_of_the_readme_are_current(generate):
     written = (ROOT / "README.md").read_text(encoding="utf-8")
 
     assert generate.generated(written) == written, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", ["docs/objectives.md", "docs/theorems.md"])
+def test_the_generated_pages_are_current(page, generate):
+    assert generate.PAGES[page]() == (ROOT / page).read_text(encoding="utf-8"), "run `make docs`"
