@@ -19,6 +19,7 @@ from veritune.training.step import TrainingStep
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": "dpo"},
     "kto": {"objective": "kto"},
+    "bco, whose baseline is a running mean": {"objective": "bco"},
     "sft in epochs": {"objective": "sft", "train__steps": None, "train__epochs": 2.4},
     "rdro with dropout": {"objective": "rdro", "train__dropout": "true"},
     "exo_rw, evaluated": {

@@ -14,19 +14,11 @@ from veritune.commands.train import RunResult, train
 from veritune.commands.train_settings import TrainConfig
 from veritune.config import load_config
 from veritune.models.tiny import byte_level_tokenizer, tiny_model, write_tiny_model
+from veritune.objectives.catalog import CATALOG
 
 GOOD, BAD = ("fresh", "lovely", "kind"), ("stale", "awful", "rude")
 _PLACES = ("bakery", "diner", "hotel", "bar", "market", "museum", "garden")
-KIND_OF = {
-    "sft": "demonstration",
-    "exo_rw": "scored",
-    "dpo_rw": "scored",
-    "kto": "unpaired",
-    "rdro": "unpaired",
-    "rdro_pooled": "unpaired",
-    "ddro": "unpaired",
-    "ddro_stabilized": "unpaired",
-}
+KIND_OF = {name: card.kind for name, card in CATALOG.items()}
 """The kind of records that an objective takes; pairs where it is not named."""
 
 
