@@ -167,7 +167,7 @@ def test_hyper_parameters_from_the_data_are_written_out(
 ) -> None:
     settings = yaml.safe_load((world.folder / "rdro" / "config.yaml").read_text())
     # Two records in five are desirable.
-    assert settings["objective"] == {"name": "rdro", "alpha": 0.4}
+    assert settings["objective"] == {"name": "rdro", "combine": None, "alpha": 0.4}
     assert "alpha is this fraction" in displays["rdro"].facts["desirable"]
 
 

@@ -21,8 +21,9 @@ from veritune.objectives.catalog import CATALOG
 from veritune.training.step import ObjectivePass, PassResult
 
 POLICY = lively_model(seed=1)
-# Float32 resolves 6e-8 of a log-probability; the steep slopes of DDRO magnify that.
-STEEP = ("ddro", "ddro_stabilized")
+# Float32 resolves 6e-8 of a log-probability. The steep slopes of density ratios magnify that, and the
+# loss of the quadratic Ada-DPO is a small difference of larger terms.
+STEEP = ("ddro", "ddro_stabilized", "ddro_lsif", "rdro_lsif", "ada_dpo_quadratic")
 NEAR, FAR = (perturbed(POLICY, size, seed=5) for size in (0.004, 0.05))
 
 
@@ -31,7 +32,7 @@ def one_pass(
 ) -> tuple[ObjectivePass, PassResult, int]:
     dataset = random_dataset(CATALOG[name].kind, 13, seed=3)
     batch = batch_of(dataset, 11)
-    reference = NEAR if name == "ddro" else FAR
+    reference = FAR if CATALOG[name].finite_everywhere else NEAR
     ours = make_pass(
         name, POLICY, reference, dataset, batch, folder, tokens_per_row=tokens_per_row, **settings
     )

@@ -49,8 +49,8 @@ class Comparison:
 def compare(
     name: str, folder: Path, *, temperature: float = 1.0, tokens_per_row: int = 60
 ) -> Comparison:
-    # DDRO ends where an undesirable log-ratio reaches log(1 / t), so its reference is near.
-    reference = NEAR if name == "ddro" else FAR
+    # An objective that ends at some log-ratio has a reference near by.
+    reference = FAR if CATALOG[name].finite_everywhere else NEAR
     dataset = random_dataset(CATALOG[name].kind, 13, seed=3)
     batch = batch_of(dataset, 11)
     objective_pass = make_pass(
