@@ -13,6 +13,7 @@ The route of the data, one line per part, in order; a part imports only parts li
     tokens          records to tokens
     batches         tokens to batches
     logprobs        the forms in which log-probabilities reach an objective
+    rejection       of many candidates, a few that follow the tilted law
     models          batches to log-probabilities
     objectives      log-probabilities to the loss of each example
     laboratory      objectives to theorems checked

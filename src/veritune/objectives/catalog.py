@@ -11,6 +11,8 @@ from veritune.errors import SettingsError, nearest_name
 from veritune.objectives import sft
 from veritune.objectives.card import Card
 from veritune.objectives.paired import (
+    ada_dpo,
+    ada_dpo_quadratic,
     bco_pair,
     chosen_nll,
     chosen_nll_mean,
@@ -93,6 +95,8 @@ CATALOG: dict[str, Card] = {
         rpo.CARD,
         rpo_mean.CARD,
         minor_dpo.CARD,
+        ada_dpo.CARD,
+        ada_dpo_quadratic.CARD,
         nca.CARD,
         sppo.CARD,
         bco_pair.CARD,

@@ -25,3 +25,23 @@ def test_it_is_above_the_loss_of_dpo_whatever_the_baseline(pairs, mean):
     shifted = PairedLogProbs(pairs.chosen, pairs.rejected, torch.tensor(mean).double())
 
     assert bco_pair_loss(shifted, beta=0.1).item() > dpo_loss(pairs, beta=0.1).item()
+
+
+@pytest.mark.parametrize("mean", [-30.0, 0.7, 30.0])
+def test_what_it_exceeds_dpo_by_is_known(pairs, mean):
+    """With a and b the rewards, (1 + e^(delta - a)) (1 + e^(b - delta)) has 1 + e^(b - a) in it."""
+    shifted = PairedLogProbs(pairs.chosen, pairs.rejected, torch.tensor(mean).double())
+
+    excess = bco_pair_loss(shifted, beta=0.1).item() - dpo_loss(pairs, beta=0.1).item()
+
+    delta = 0.1 * mean
+    more = exp(delta - 0.1) + exp(-0.05 - delta)
+    assert excess == pytest.approx(log(1 + more / (1 + exp(-0.15))))
+
+
+def test_no_gradient_goes_through_the_mean_log_ratio(pairs):
+    mean = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+
+    bco_pair_loss(PairedLogProbs(pairs.chosen, pairs.rejected, mean)).sum().backward()
+
+    assert mean.grad is None

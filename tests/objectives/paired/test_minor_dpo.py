@@ -27,3 +27,13 @@ def test_above_the_reference_a_rejected_completion_counts_as_in_dpo(pairs):
 
     assert loss.item() == pytest.approx(dpo_loss(pairs, beta=0.1).item())
     assert pairs.rejected.policy.grad.item() == pytest.approx(0.1 / (1 + exp(0.1 * 0.5)))
+
+
+def test_at_the_reference_the_force_is_that_of_dpo(pairs):
+    """The function has a kink there, and training starts on it."""
+    rejected = dataclasses.replace(pairs.rejected, reference=pairs.rejected.policy.detach())
+    pairs = dataclasses.replace(pairs, rejected=rejected)
+
+    minor_dpo_loss(pairs, beta=0.1).sum().backward()
+
+    assert pairs.rejected.policy.grad.item() == pytest.approx(0.1 / (1 + exp(0.1)))

@@ -32,3 +32,13 @@ def test_a_large_weight_gives_the_law_of_the_reference_text_and_a_small_one_does
     assert near.gradient_norm < 1e-9
     assert total_variation(near.policy, text) < 1e-3
     assert total_variation(far.policy, text) > 1e-2
+
+
+def test_a_vanishing_weight_leaves_all_mass_on_the_most_preferred_completion():
+    problem = bradley_terry_problem(num_completions=5, seed=0)
+
+    found = minimize(population_loss(mpo_loss, problem, reference_weight=1e-4), problem.reference)
+
+    assert int(found.policy.argmax()) == int(problem.reward.argmax())
+    assert found.policy.exp().max().item() > 0.99
+    assert problem.reference.exp()[problem.reward.argmax()].item() < 0.9

@@ -32,3 +32,26 @@ def test_value_and_gradient_are_finite_for_probabilities_near_one(mean, dtype):
         (gradient,) = torch.autograd.grad(loss.sum(), policy)
         assert loss.isfinite().all()
         assert gradient.isfinite().all()
+
+
+def test_a_certain_completion_still_has_a_force_that_takes_the_certainty_away():
+    """In float32, where the mean log-probability is exactly zero."""
+    certain = CompletionLogProbs(torch.tensor([0.0], requires_grad=True), torch.tensor([5]))
+    other = CompletionLogProbs(torch.tensor([-7.0]), torch.tensor([5]))
+
+    loss = orpo_loss(PairedLogProbs(chosen=other, rejected=certain), odds_weight=0.1)
+    loss.sum().backward()
+
+    assert certain.policy.grad.item() > 1
+
+
+def test_beyond_its_tangent_point_the_log_odds_go_on_as_a_line():
+    def loss_at(mean):
+        certain = CompletionLogProbs(torch.tensor([mean]).double(), torch.tensor([1]))
+        other = CompletionLogProbs(torch.tensor([-7.0]).double(), torch.tensor([1]))
+        return orpo_loss(PairedLogProbs(other, certain), odds_weight=1.0).item() - 7.0
+
+    # log odds(certain) - log odds(other), which is large: its softplus is itself.
+    odds_at_tangent = -1e-6 - log(1 - exp(-1e-6)) + 7.0 + log(1 - exp(-7.0))
+    assert loss_at(-1e-6) == pytest.approx(odds_at_tangent, abs=1e-8)
+    assert loss_at(0.0) - loss_at(-1e-6) == pytest.approx(1.0, abs=1e-5)

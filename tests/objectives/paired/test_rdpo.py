@@ -2,6 +2,7 @@ import dataclasses
 from math import exp, log
 
 import pytest
+import torch
 
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.minimize import minimize
@@ -38,3 +39,13 @@ def test_on_flipped_labels_its_mean_is_the_loss_of_dpo_on_true_ones():
     found = minimize(unbiased, true.reference)
     assert found.gradient_norm < 1e-9
     assert total_variation(found.policy, dpo_optimum(true, beta=0.3)) < 1e-6
+
+
+def test_on_labels_cleaner_than_epsilon_says_the_margin_grows_without_end(one_comparison):
+    """Flips at a rate of 0.2 leave no preference above 0.8."""
+    loss = population_loss(rdpo_loss, one_comparison(win_probability=0.9), beta=1.0, epsilon=0.2)
+
+    def loss_at(margin):
+        return loss(torch.log_softmax(torch.tensor([margin, 0.0]).double(), dim=0)).item()
+
+    assert loss_at(0.0) > loss_at(10.0) > loss_at(100.0) > loss_at(1000.0)

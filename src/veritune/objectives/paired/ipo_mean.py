@@ -12,8 +12,8 @@ from veritune.ranges import Positive
 def ipo_mean_loss(pairs: PairedLogProbs, *, tau: Positive = 0.1) -> Float[Tensor, " B"]:
     """Squared distance of the margin of log-ratios per token from a fixed target.
 
-    TRL and others divide by the length, on the advice of authors of the method. A given tau then
-    asks for log-ratio margins that are larger by the length of the completions.
+    TRL and others divide by the length. A given tau then asks for log-ratio margins that are larger
+    by the length of the completions.
 
         margin = log_ratio(chosen) / length(chosen) - log_ratio(rejected) / length(rejected)
         loss   = (margin - 1 / (2 * tau))^2

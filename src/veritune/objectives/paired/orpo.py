@@ -15,7 +15,7 @@ TANGENT_FROM = -1e-6
 """Mean log-probability, in nats, from which the log-odds are their tangent line."""
 
 
-def orpo_loss(pairs: PairedLogProbs, *, lambda_odds: NonNegative = 0.1) -> Float[Tensor, " B"]:
+def orpo_loss(pairs: PairedLogProbs, *, odds_weight: NonNegative = 0.1) -> Float[Tensor, " B"]:
     """Likelihood per token of the chosen completion, plus a preference in terms of odds.
 
     It trains supervised and preference stage at once and has no reference. The probability of a
@@ -23,12 +23,12 @@ def orpo_loss(pairs: PairedLogProbs, *, lambda_odds: NonNegative = 0.1) -> Float
 
         odds = p / (1 - p) with p = exp(policy / length)
         loss = -policy(chosen) / length(chosen)
-               - lambda_odds * log sigmoid(log odds(chosen) - log odds(rejected))
+               - odds_weight * log sigmoid(log odds(chosen) - log odds(rejected))
 
     Args:
         pairs: Log-probabilities of B pairs, in nats, summed over tokens, and lengths in tokens;
             the reference is not read.
-        lambda_odds: Weight of the preference, lambda in the paper. A larger one pushes rejected
+        odds_weight: Weight of the preference, lambda in the paper. A larger one pushes rejected
             completions down more; 0 is `chosen_nll_mean`.
 
     Returns:
@@ -45,7 +45,7 @@ def orpo_loss(pairs: PairedLogProbs, *, lambda_odds: NonNegative = 0.1) -> Float
     chosen = pairs.chosen.policy / pairs.chosen.length
     rejected = pairs.rejected.policy / pairs.rejected.length
     preference = -logsigmoid(_log_odds(chosen) - _log_odds(rejected))
-    return -chosen + lambda_odds * preference
+    return -chosen + odds_weight * preference
 
 
 def _log_odds(logprob: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -62,7 +62,7 @@ CARD = Card(
     source="arXiv:2403.07691, eqs. 6 and 7",
     title="odds ratio preference optimization",
     target=(
-        "none claimed; as lambda_odds falls to 0, the law of chosen completions, each weighted by "
+        "none claimed; as odds_weight falls to 0, the law of chosen completions, each weighted by "
         "1 / length"
     ),
     needs_reference=False,

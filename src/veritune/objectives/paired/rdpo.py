@@ -17,10 +17,10 @@ def rdpo_loss(
 ) -> Float[Tensor, " B"]:
     """An estimate of the DPO loss on clean labels from labels that were flipped at a known rate.
 
-    Its mean over the flips of a label is the DPO loss of the label before. It is unbounded below:
-    on a pair whose label is never flipped the margin grows without end. Other toolkits call it
-    robust; `robust_dpo` here is label smoothing, which is biased and bounded. At epsilon = 0 both
-    are DPO.
+    Its mean over the flips of a label is the DPO loss of the label before. It is unbounded below,
+    so that the margin of a pair whose label is never flipped grows without end. Other toolkits call
+    it robust; `robust_dpo` here is label smoothing, which is biased and bounded below. At
+    epsilon = 0 both are DPO.
 
         margin = beta * (log_ratio(chosen) - log_ratio(rejected))
         loss   = (-(1 - epsilon) * log sigmoid(margin) + epsilon * log sigmoid(-margin))

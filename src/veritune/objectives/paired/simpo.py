@@ -23,8 +23,8 @@ def simpo_loss(
     Args:
         pairs: Log-probabilities of B pairs, in nats, summed over tokens, and lengths in tokens;
             the reference is not read.
-        beta: Scale of the reward. Per token it is far larger than in DPO: the paper's best values
-            are 2 to 2.5, later ones 10.
+        beta: Scale of the reward. Per token it is far larger than in DPO: released settings go
+            from 2 to 10.
         gamma: Target reward margin; the released code sets gamma / beta. A larger one keeps
             pushing pairs that are already right.
 
