@@ -101,3 +101,13 @@ def test_the_scale_is_in_double_precision_and_carries_no_gradient():
     assert tau.dtype == torch.float64
     assert not tau.requires_grad
     assert adaptive_scale(margin[:0], **PROBLEMS[0]).shape == (0,)
+
+
+def test_the_first_plain_newton_step_goes_from_one():
+    problem = {"prices": linear_prices(0.2), "lowest": 0.01, "highest": 5.0}
+
+    once = projected_newton_scale(torch.tensor([1.0]).double(), **problem, num_steps=1)
+
+    favored = 1 / (1 + exp(-1.0))
+    slope = entropy(favored) - log(2) + 0.2
+    assert once.item() == pytest.approx(1 - slope / (favored * (1 - favored)))

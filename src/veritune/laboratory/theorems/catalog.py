@@ -1,10 +1,17 @@
 """Every theorem of the laboratory, listed by hand."""
 
 from veritune.laboratory.theorem import Theorem
-from veritune.laboratory.theorems import distribution_learning, policy_gradients
+from veritune.laboratory.theorems import (
+    distribution_learning,
+    exact_optimization,
+    paired_optima,
+    policy_gradients,
+)
 
 THEOREMS: tuple[Theorem, ...] = (
+    *exact_optimization.THEOREMS,
     *distribution_learning.THEOREMS,
+    *paired_optima.THEOREMS,
     *policy_gradients.THEOREMS,
 )
-"""In the order of the families."""
+"""In the order of the families; each is known by its name."""

@@ -33,7 +33,8 @@ def bco_pair_loss(pairs: PairedLogProbs, *, beta: Positive = 0.1) -> Float[Tenso
         Loss of each pair, in nats, not reduced.
 
     Differs from the paper:
-        The running mean is over earlier steps; other toolkits include the step's own batch.
+        The running mean is over earlier steps; older versions of TRL include the step's own batch,
+        and version 1.16 takes delta to be zero.
 
     Source:
         Jung et al. 2024, arXiv:2404.04656, the binary cross-entropy with reward shift.

@@ -12,8 +12,9 @@ from veritune.ranges import Positive
 def ipo_mean_loss(pairs: PairedLogProbs, *, tau: Positive = 0.1) -> Float[Tensor, " B"]:
     """Squared distance of the margin of log-ratios per token from a fixed target.
 
-    TRL and others divide by the length. A given tau then asks for log-ratio margins that are larger
-    by the length of the completions.
+    TRL and others divide by the length; TRL's source says that the authors of IPO confirmed it, and
+    that the paper's results were obtained so. A given tau then asks for log-ratio margins that are
+    larger by the length of the completions.
 
         margin = log_ratio(chosen) / length(chosen) - log_ratio(rejected) / length(rejected)
         loss   = (margin - 1 / (2 * tau))^2
@@ -27,7 +28,7 @@ def ipo_mean_loss(pairs: PairedLogProbs, *, tau: Positive = 0.1) -> Float[Tensor
         Loss of each pair, in squared nats per token, not reduced.
 
     Differs from the paper:
-        The paper's log-ratios are those of whole completions: `ipo`.
+        The paper's equation has log-ratios of whole completions: `ipo`.
 
     Source:
         Azar et al. 2023, arXiv:2310.12036, eq. 17, per token as in TRL.

@@ -35,8 +35,8 @@ def rpo_mean_loss(
     Differs from the paper:
         The paper's code sums over tokens and multiplies by beta; see `rpo`. OpenRLHF has the form
         of this file; TRL takes one mean over all chosen tokens of a micro-batch instead of the mean
-        of each completion. Pang et al. 2024 (arXiv:2404.19733), after whom TRL names its
-        `rpo_alpha`, weigh the preference term instead.
+        of each completion. Pang et al. 2024 (arXiv:2404.19733), after whom older versions of TRL
+        name the weight `rpo_alpha`, weigh the preference term instead.
 
     Source:
         Liu et al. 2024, arXiv:2405.16436, as implemented in TRL and OpenRLHF.

@@ -15,7 +15,7 @@ def rso_sigmoid_norm_loss(pairs: PairedLogProbs, *, gamma: Positive = 0.05) -> F
 
     RSO draws pairs by rejection sampling toward the reference tilted by reward / beta, and labels
     them; gamma is free of that beta. As a function it is DPO with gamma in place of beta; what RSO
-    adds is where the pairs come from.
+    adds is where the pairs come from. In TRL the same word stands for DPO on log-ratios per token.
 
         loss = -log sigmoid(gamma * (log_ratio(chosen) - log_ratio(rejected)))
 
