@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from veritune.bridge import BRIDGE
 from veritune.laboratory.theorem import CONTROL_MARGIN
 from veritune.laboratory.theorems.catalog import THEOREMS
 from veritune.objectives.catalog import CATALOG, hyperparameters
@@ -18,6 +19,7 @@ from veritune.objectives.parameters import source as source_of
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "veritune"
 README = ROOT / "README.md"
+EVERY_THEOREM = (*THEOREMS, *BRIDGE)
 
 
 def first_line(file: Path) -> str:
@@ -84,7 +86,7 @@ def objectives_page() -> str:
                 + f"): {p.meaning}"
                 for p in hyperparameters(card).values()
             ]
-            claims = [theorem.name for theorem in THEOREMS if card.name in theorem.methods]
+            claims = [theorem.name for theorem in EVERY_THEOREM if card.name in theorem.methods]
             if claims:
                 names = ", ".join(f"[{name}](theorems.md#{name})" for name in claims)
                 lines.append(f"- Theorems: {names}.")
@@ -102,7 +104,7 @@ def theorems_page() -> str:
         "holds when its residual is within the tolerance and the same number for the false claim "
         f"beside it is more than {CONTROL_MARGIN:g} tolerances away.",
     ]
-    for theorem in THEOREMS:
+    for theorem in EVERY_THEOREM:
         methods = ", ".join(f"`{name}`" for name in theorem.methods)
         parts.append(
             f"### {theorem.name}\n\n{theorem.claim}\n\n"

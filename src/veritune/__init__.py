@@ -17,6 +17,7 @@ The route of the data, one line per part, in order; a part imports only parts li
     models          batches to log-probabilities
     objectives      log-probabilities to the loss of each example
     laboratory      objectives to theorems checked
+    bridge          what is proved of tables is true of models
     training        loss to gradient step to checkpoint
     evaluation      checkpoint to measurements
     reports         measurements to pages

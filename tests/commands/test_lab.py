@@ -38,6 +38,7 @@ def test_a_claim_that_fails_is_written_down_and_ends_with_exit_code_1(
 ):
     theorems = (made_up("first", holding), made_up("second", failing))
     monkeypatch.setattr(lab_module, "THEOREMS", theorems)
+    monkeypatch.setattr(lab_module, "BRIDGE", ())
 
     outcome = veritune("lab", f"output={tmp_path}/out", "processes=1")
 
@@ -53,6 +54,7 @@ def test_a_claim_that_fails_is_written_down_and_ends_with_exit_code_1(
 def test_results_come_in_the_order_of_the_catalog(tmp_path, monkeypatch):
     theorems = tuple(made_up(name, holding) for name in ("c", "a", "b"))
     monkeypatch.setattr(lab_module, "THEOREMS", theorems)
+    monkeypatch.setattr(lab_module, "BRIDGE", ())
 
     results = lab(LabConfig(output=str(tmp_path / "out"), processes=2), Display(quiet=True))
 

@@ -72,7 +72,8 @@ class KnownPaths:
         return states, actions
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.4])
+# At the widest bonus the clipping decides.
+@pytest.mark.parametrize("beta", [0.0, 0.4, 4.0])
 def test_the_policies_are_those_of_the_algorithm_written_out(beta, monkeypatch):
     """Every regression is solved anew from all earlier episodes, by sums over each of them."""
     drawn = []

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from veritune.bridge import BRIDGE
 from veritune.commands.display import Display, duration
 from veritune.config import Config
 from veritune.errors import RunFolderError
@@ -47,7 +48,7 @@ def lab(config: LabConfig, display: Display) -> list[Result]:
         SettingsError: No theorem is about the method.
         RunFolderError: The output folder holds earlier results.
     """
-    chosen = select(THEOREMS, config.method)
+    chosen = select((*THEOREMS, *BRIDGE), config.method)
     folder = Path(config.output).expanduser()
     _check_output(folder, config.overwrite)
     began = time.monotonic()

@@ -3,6 +3,7 @@
 import textwrap
 from itertools import groupby
 
+from veritune.bridge import BRIDGE
 from veritune.commands.display import Display
 from veritune.laboratory.theorem import Theorem
 from veritune.laboratory.theorems.catalog import THEOREMS
@@ -36,7 +37,7 @@ def show_objectives(name: str | None, display: Display) -> None:
 
 def theorems_about(name: str) -> list[Theorem]:
     """The theorems of the laboratory in which an objective has a part."""
-    return [theorem for theorem in THEOREMS if name in theorem.methods]
+    return [theorem for theorem in (*THEOREMS, *BRIDGE) if name in theorem.methods]
 
 
 def _show_card(name: str, display: Display) -> None:

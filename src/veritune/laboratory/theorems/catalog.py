@@ -2,6 +2,9 @@
 
 from veritune.laboratory.theorem import Theorem
 from veritune.laboratory.theorems import (
+    density_ratio,
+    density_ratio_bounds,
+    density_ratio_rates,
     distribution_learning,
     exact_optimization,
     paired_optima,
@@ -9,6 +12,9 @@ from veritune.laboratory.theorems import (
 )
 
 THEOREMS: tuple[Theorem, ...] = (
+    *density_ratio.THEOREMS,
+    *density_ratio_bounds.THEOREMS,
+    *density_ratio_rates.THEOREMS,
     *exact_optimization.THEOREMS,
     *distribution_learning.THEOREMS,
     *paired_optima.THEOREMS,
