@@ -1,6 +1,6 @@
 """An objective of Veritune in a training loop of one's own: plain tensors in, a loss out.
 
-    python examples/own_training_loop.py
+python examples/own_training_loop.py
 """
 
 import copy
