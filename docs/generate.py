@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from veritune.bridge import BRIDGE
+from veritune.bridge import EVERY_THEOREM
 from veritune.laboratory.theorem import CONTROL_MARGIN
-from veritune.laboratory.theorems.catalog import THEOREMS
 from veritune.objectives.catalog import CATALOG, hyperparameters
 from veritune.objectives.parameters import equation, summary
 from veritune.objectives.parameters import source as source_of
@@ -19,7 +18,6 @@ from veritune.objectives.parameters import source as source_of
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "veritune"
 README = ROOT / "README.md"
-EVERY_THEOREM = (*THEOREMS, *BRIDGE)
 
 
 def first_line(file: Path) -> str:

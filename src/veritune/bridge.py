@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.group_draws import expected_group_loss, proportional_group
 from veritune.laboratory.languages import FiniteLanguage
 from veritune.laboratory.policies import parameter_gradient
 from veritune.laboratory.population import GLOBAL_BATCH, population_loss
 from veritune.laboratory.problems import bradley_terry_problem, independent_pairs, mixture_problem
 from veritune.laboratory.theorem import Evidence, Theorem
+from veritune.laboratory.theorems.catalog import THEOREMS
 from veritune.logprobs import (
     CompletionLogProbs,
     LogProbs,
@@ -162,8 +164,8 @@ def rows_agree_with_plain_sequences() -> Evidence:
                         found = _table(model, prompt)
                         distances.append(float((found - plain).abs().max()))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"{' and '.join(_FAMILIES)}, {', '.join(_LAYOUTS)} rows: largest difference "
         f"{max(residuals):.1e} nats",
     )
@@ -335,8 +337,8 @@ def objectives_agree_with_tables() -> Evidence:
                 found, along = _by_rows(given, case)
                 distances.append(max(abs(found - value), _distance(along, gradient)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"{' and '.join(_FAMILIES)}, dpo, pmle, exo_rw and rdro over all pairs, groups of two and "
         f"labels of {len(_completions())} completions: values differ by at most, and gradients "
         f"over all weights by a relative {max(residuals):.1e}",
@@ -384,8 +386,8 @@ def exo_follows_reinforcement_learning_in_models() -> Evidence:
                 found = parameter_gradient(value, world.policy.hf).double()
                 distances.append(_distance(found, truth))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"{' and '.join(_FAMILIES)}, {len(_completions())} completions, one group of "
         f"{int(counts.sum())}: relative distance at most {max(residuals):.1e}; DPO-rw's gradient "
         f"is at least {min(controls):.2g} away",
@@ -407,8 +409,8 @@ def exo_training_begins_along_reinforcement_learning() -> Evidence:
                 _, found = _by_rows(world, _Case(loss, _groups_of_two, hyperparameters))
                 distances.append(_distance(found, truth / 2))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"{' and '.join(_FAMILIES)}, all pairs of {len(_completions())} completions: relative "
         f"distance at most {max(residuals):.1e}; DPO-rw's gradient is at least {min(controls):.2g} "
         "away",
@@ -469,3 +471,6 @@ BRIDGE: tuple[Theorem, ...] = (
         check=exo_training_begins_along_reinforcement_learning,
     ),
 )
+
+EVERY_THEOREM: tuple[Theorem, ...] = (*THEOREMS, *BRIDGE)
+"""Those of the laboratory on tables, and then those on models."""

@@ -11,7 +11,8 @@ ROOT = Path(veritune.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "handler"}
-SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
+SKIPPED_FOLDERS = {".git", "build", "dist", "runs", "__pycache__"}
+SKIPPED_ENDINGS = ("_cache", ".egg-info")
 TEXT_ENDINGS = {
     ".py",
     ".md",
@@ -47,7 +48,10 @@ def text_files() -> list[Path]:
     found = []
     for path in REPOSITORY.rglob("*"):
         parts = path.relative_to(REPOSITORY).parts
-        made = any(p in SKIPPED_FOLDERS or p.endswith(("_cache", ".egg-info")) for p in parts)
+        made = any(
+            p in SKIPPED_FOLDERS or p.startswith(".venv") or p.endswith(SKIPPED_ENDINGS)
+            for p in parts
+        )
         if (
             not made
             and ".hypothesis" not in parts

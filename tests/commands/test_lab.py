@@ -37,8 +37,7 @@ def test_a_claim_that_fails_is_written_down_and_ends_with_exit_code_1(
     veritune, tmp_path, monkeypatch
 ):
     theorems = (made_up("first", holding), made_up("second", failing))
-    monkeypatch.setattr(lab_module, "THEOREMS", theorems)
-    monkeypatch.setattr(lab_module, "BRIDGE", ())
+    monkeypatch.setattr(lab_module, "EVERY_THEOREM", theorems)
 
     outcome = veritune("lab", f"output={tmp_path}/out", "processes=1")
 
@@ -53,8 +52,7 @@ def test_a_claim_that_fails_is_written_down_and_ends_with_exit_code_1(
 
 def test_results_come_in_the_order_of_the_catalog(tmp_path, monkeypatch):
     theorems = tuple(made_up(name, holding) for name in ("c", "a", "b"))
-    monkeypatch.setattr(lab_module, "THEOREMS", theorems)
-    monkeypatch.setattr(lab_module, "BRIDGE", ())
+    monkeypatch.setattr(lab_module, "EVERY_THEOREM", theorems)
 
     results = lab(LabConfig(output=str(tmp_path / "out"), processes=2), Display(quiet=True))
 

@@ -87,3 +87,25 @@ def test_the_nearest_objective_is_named(veritune):
     outcome = veritune("objectives", "rdor")
     assert outcome.code == 2
     assert "did you mean rdro?" in outcome.err
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_card_is_shown(name, veritune):
+    """Also of an objective whose hyper-parameters have no default."""
+    outcome = veritune("objectives", name)
+
+    assert outcome.code == 0
+    assert outcome.out.startswith(f"{name}: ")
+
+
+def test_laws_of_a_function_without_a_default_are_not_checked_and_it_says_so(veritune, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from veritune.logprobs import PairedLogProbs\n"
+        "def mine(pairs: PairedLogProbs, *, scale: float):\n"
+        "    return scale * pairs.chosen.policy\n"
+    )
+
+    outcome = veritune("objectives", f"{tmp_path}/mine.py:mine")
+
+    assert outcome.code == 0
+    assert "not checked without a default of scale" in outcome.out

@@ -5,13 +5,12 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from veritune.bridge import BRIDGE
+from veritune.bridge import EVERY_THEOREM
 from veritune.commands.display import Display, duration
 from veritune.config import Config
 from veritune.errors import RunFolderError
 from veritune.laboratory.table import run_all, select
 from veritune.laboratory.theorem import Result
-from veritune.laboratory.theorems.catalog import THEOREMS
 from veritune.ranges import PositiveInt
 from veritune.reports.laboratory import laboratory_page, short_results_table, write_results
 from veritune.reports.tables import terminal_table
@@ -48,7 +47,7 @@ def lab(config: LabConfig, display: Display) -> list[Result]:
         SettingsError: No theorem is about the method.
         RunFolderError: The output folder holds earlier results.
     """
-    chosen = select((*THEOREMS, *BRIDGE), config.method)
+    chosen = select(EVERY_THEOREM, config.method)
     folder = Path(config.output).expanduser()
     _check_output(folder, config.overwrite)
     began = time.monotonic()

@@ -1,18 +1,14 @@
 """List the objectives, or print the card of one: from the catalog, or from a user's own file."""
 
-import textwrap
 from itertools import groupby
 
-from veritune.bridge import BRIDGE
+from veritune.bridge import EVERY_THEOREM
 from veritune.commands.display import Display
 from veritune.laboratory.theorem import Theorem
-from veritune.laboratory.theorems.catalog import THEOREMS
 from veritune.objectives.card import Card
-from veritune.objectives.catalog import CATALOG, describe
+from veritune.objectives.catalog import CATALOG, describe, find_card, hyperparameters, wrapped
 from veritune.objectives.choice import ObjectiveConfig, choose, law_breaches, num_laws
-from veritune.objectives.custom import is_custom
-
-_WIDTH = 100
+from veritune.objectives.custom import is_custom, load_card
 
 
 def show_objectives(name: str | None, display: Display) -> None:
@@ -27,8 +23,8 @@ def show_objectives(name: str | None, display: Display) -> None:
     for kind, group in groupby(CATALOG.values(), key=lambda card: card.kind):
         display.note(f"{kind} records" if kind != "sampled" else "sampled by the policy")
         for card in group:
-            display.note(_wrapped(_headline(card), first=2, hanging=6))
-            display.note(_wrapped(card.target, first=6, hanging=6))
+            display.note(wrapped(_headline(card), first=2, hanging=6))
+            display.note(wrapped(card.target, first=6, hanging=6))
     display.note(
         "\nOne card in full, with the formula: veritune objectives NAME"
         "\nIts theorems, checked here and now: veritune lab NAME"
@@ -37,23 +33,34 @@ def show_objectives(name: str | None, display: Display) -> None:
 
 def theorems_about(name: str) -> list[Theorem]:
     """The theorems of the laboratory in which an objective has a part."""
-    return [theorem for theorem in (*THEOREMS, *BRIDGE) if name in theorem.methods]
+    return [theorem for theorem in EVERY_THEOREM if name in theorem.methods]
 
 
 def _show_card(name: str, display: Display) -> None:
-    choice = choose(ObjectiveConfig(name=name), data_fraction=0.5)
-    display.note(describe(choice.card))
     if is_custom(name):
-        broken = law_breaches(choice)
-        display.note("\n".join(["laws that it breaks:", *(f"  {what}" for what in broken)]))
-        if not broken:
-            display.note(f"  none; all {num_laws()} hold")
+        _show_own(name, display)
         return
-    theorems = theorems_about(choice.card.name)
+    display.note(describe(find_card(name)))
+    theorems = theorems_about(name)
     if theorems:
-        display.note(f"theorems, checked by veritune lab {choice.card.name}:")
+        display.note(f"theorems, checked by veritune lab {name}:")
         for theorem in theorems:
-            display.note(_wrapped(f"- {theorem.claim}", first=2, hanging=4))
+            display.note(wrapped(f"- {theorem.claim}", first=2, hanging=4))
+
+
+def _show_own(name: str, display: Display) -> None:
+    """The card of a function of the user's own, and which laws it breaks."""
+    card = load_card(name).card
+    missing = [p.name for p in hyperparameters(card).values() if p.is_required]
+    if missing:
+        # What the function reads, and the laws, are found by calling it.
+        display.note(describe(card))
+        display.note(f"laws: not checked without a default of {', '.join(missing)}")
+        return
+    choice = choose(ObjectiveConfig(name=name), data_fraction=None)
+    display.note(describe(choice.card))
+    broken = law_breaches(choice) or [f"none; all {num_laws()} hold"]
+    display.note("\n".join(["laws that it breaks:", *(f"  {what}" for what in broken)]))
 
 
 def _headline(card: Card) -> str:
@@ -62,16 +69,6 @@ def _headline(card: Card) -> str:
     count = len(theorems_about(card.name))
     checked = [f"{count} theorem{'s' if count > 1 else ''}"] if count else []
     return f"{card.name}  " + " · ".join([title, _short_source(card.source), *checked])
-
-
-def _wrapped(text: str, *, first: int, hanging: int) -> str:
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        initial_indent=" " * first,
-        subsequent_indent=" " * hanging,
-        break_on_hyphens=False,
-    )
 
 
 def _short_source(source: str) -> str:

@@ -42,19 +42,26 @@ def check_objective(config: TrainConfig) -> Choice:
     return choice
 
 
-def resolve_objective(config: TrainConfig, data: RunData) -> tuple[Choice, TrainConfig]:
+def resolve_objective(
+    config: TrainConfig, stand_in: Choice, data: RunData
+) -> tuple[Choice, TrainConfig]:
     """The objective with every hyper-parameter, and the settings with them written out.
+
+    Args:
+        config: The settings.
+        stand_in: What `check_objective` gave before the data were known.
+        data: Says which share of the records is desirable.
 
     Raises:
         DataError: It compares two classes, and one of them is empty.
     """
     fraction = data.training.desirable_fraction
-    stand_in = choose(config.objective, data_fraction=0.5).card
-    if stand_in.data_fraction is not None and fraction in (0.0, 1.0):
+    card = stand_in.card
+    if card.data_fraction is not None and fraction in (0.0, 1.0):
         raise DataError(
             f"every record is {'desirable' if fraction else 'undesirable'}",
             where="data",
-            why=f"{stand_in.name} compares the two classes, and one of them is empty",
+            why=f"{card.name} compares the two classes, and one of them is empty",
             fix="add records of the other label",
         )
     choice = choose(config.objective, data_fraction=fraction)

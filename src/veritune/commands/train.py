@@ -97,7 +97,8 @@ def train(
     """
     quiet_libraries()
     began = time.monotonic()
-    card = check_objective(config).card
+    stand_in = check_objective(config)
+    card = stand_in.card
     source, reference_source = _find_models(config)
     tokenizer = load_tokenizer(source)
 
@@ -107,7 +108,7 @@ def train(
     encoder = TextEncoder(tokenizer, config.tokens, end_tokens(hf_model))
     data = tokenize_run_records(config, records, encoder, longest_input(hf_model), display)
 
-    choice, config = resolve_objective(config, data)
+    choice, config = resolve_objective(config, stand_in, data)
     objective = Objective(choice.card, choice.hyperparameters)
     folder = _open_run_folder(config, overwrite)
     _refuse_to_remove_inputs(folder, source, reference_source)

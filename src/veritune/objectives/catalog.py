@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import create_model
 
@@ -148,16 +148,6 @@ _DATA = {
 _WIDTH = 96
 
 
-class OverviewRow(NamedTuple):
-    """One line of the listing of objectives."""
-
-    name: str
-    title: str
-    kind: str
-    needs_reference: bool
-    source: str
-
-
 def find_card(name: str) -> Card:
     """The card of the objective with this name.
 
@@ -223,27 +213,19 @@ def settings_of(
     return {key: float(value) for key, value in settings.model_dump().items()}
 
 
-def overview() -> list[OverviewRow]:
-    """One row for each objective, in the order of the catalog."""
-    return [
-        OverviewRow(card.name, card.title, card.kind, card.needs_reference, card.source)
-        for card in CATALOG.values()
-    ]
-
-
 def describe(card: Card) -> str:
     """All that is known of an objective, as plain text for a terminal."""
     parts = [
         f"{card.name}: {card.title}",
-        _wrapped(summary(card.loss)),
+        wrapped(summary(card.loss)),
         textwrap.indent(equation(card.loss), "    "),
         "\n".join(
             [
-                _wrapped(f"data:      {_DATA[card.kind]}", hanging=11),
+                wrapped(f"data:      {_DATA[card.kind]}", hanging=11),
                 f"reference: {'needed' if card.needs_reference else 'not read'}",
                 f"step loss: sum over the global batch, divided by its {card.normalizer}",
-                _wrapped(f"target:    {card.target}", hanging=11),
-                _wrapped(f"source:    {source(card.loss)}", hanging=11),
+                wrapped(f"target:    {card.target}", hanging=11),
+                wrapped(f"source:    {source(card.loss)}", hanging=11),
             ]
         ),
     ]
@@ -263,11 +245,12 @@ def _parameter(card: Card, parameter: Parameter) -> str:
     else:
         default = "must be given"
     head = f"  {parameter.name}: {parameter.range}; {default}"
-    meaning = _wrapped(parameter.meaning, first=6, hanging=6)
+    meaning = wrapped(parameter.meaning, first=6, hanging=6)
     return f"{head}\n{meaning}"
 
 
-def _wrapped(text: str, *, first: int = 0, hanging: int = 0) -> str:
+def wrapped(text: str, *, first: int = 0, hanging: int = 0) -> str:
+    """Text for a terminal, indented by so many columns in the first line and below it."""
     return textwrap.fill(
         text,
         _WIDTH,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veritune.laboratory.distances import kl, total_variation
+from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.minimize import Minimum, minimize
 from veritune.laboratory.population import PopulationLoss, population_loss
 from veritune.laboratory.problems import (
@@ -180,8 +181,8 @@ def three_objectives_agree() -> Evidence:
         residuals += [total_variation(policies[0], policy) for policy in policies[1:]]
         controls.append(total_variation(policies[0], target_of(problem)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"n = 3,000 pairs, Y = 8: TV between the three at most {max(residuals):.1e}, to the target "
         f"at least {min(controls):.2g}",
     )
@@ -205,8 +206,8 @@ def the_law_of_the_pairs_does_not_matter() -> Evidence:
     ]
     controls = [total_variation(off_model[0], policy) for policy in off_model[1:]]
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"three laws of pairs: TV to the target at most {max(residuals):.1e}; where no model "
         f"explains the preferences the minimizers differ by TV {min(controls):.2g} or more",
     )
@@ -258,8 +259,8 @@ def dpo_tilts_the_reference_by_the_target() -> Evidence:
         residuals.append(total_variation(found, claimed))
         controls.append(total_variation(found, target_of(problem)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"TV to the claim at most {max(residuals):.1e}, to the target at least {min(controls):.2g}",
     )
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.fitting import Fit, fit
 from veritune.laboratory.group_draws import (
     drawn_groups,
@@ -176,8 +177,8 @@ def exo_follows_reinforcement_learning() -> Evidence:
                 controls.append(_distance(forward, truth))
                 lengths.append(len(truth))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"(beta_r, beta_pi) = {', '.join(map(str, _TEMPERATURES))}; a table, two parameters, a "
         f"next-symbol table and a transformer of {max(lengths)} parameters, Y = 4 and 6, far from "
         f"the reference: relative distance at most {max(residuals):.1e}; DPO-rw's gradient is "
@@ -197,8 +198,8 @@ def dpo_rw_follows_the_forward_kl() -> Evidence:
                 residuals.append(_distance(found, truth))
                 controls.append(_distance(reverse, truth))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"the same policies: relative distance at most {max(residuals):.1e}; EXO's gradient is at "
         f"least {min(controls):.2g} away",
     )
@@ -223,8 +224,8 @@ def exo_begins_along_reinforcement_learning() -> Evidence:
                     residuals.append(_distance(found, share * truth))
                     controls.append(_distance(forward, share * truth))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"K = 2, 3, 4, 8; three kinds of policies: relative distance at most {max(residuals):.1e}; "
         f"DPO-rw's gradient there is at least {min(controls):.2g} away",
     )
@@ -277,8 +278,8 @@ def _rate_of(
         points = tuple(zip(map(float, sizes), means, strict=True))
         curves.append(Curve(f"{name}: slope {slope}", points, style="marked"))
     return Evidence(
-        max(abs(slope + 1) for slope in slopes),
-        min(abs(slope + 0.5) for slope in slopes),
+        largest_residual(abs(slope + 1) for slope in slopes),
+        smallest_control(abs(slope + 0.5) for slope in slopes),
         f"slopes from K = {smallest} on: {', '.join(f'{slope:.3f}' for slope in slopes)}; at K = 2 "
         f"the error is {min(c.points[0][1] for c in curves):.2f} to "
         f"{max(c.points[0][1] for c in curves):.2f}; smallest cosine {min(cosines):.4f}",
@@ -364,8 +365,8 @@ def exo_and_dpo_rw_share_an_optimum() -> Evidence:
                 residuals.append(distance if _is_minimum(found) else math.inf)
                 controls.append(total_variation(found.policy, untempered))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"Y = 5, K = 2 and 3, beta_r = 0.7, beta_pi = 0.8: TV at most {max(residuals):.1e}",
     )
 
@@ -453,8 +454,8 @@ def exo_sits_on_the_larger_mode() -> Evidence:
     )
     sizes = (2, 8, 64)
     return Evidence(
-        max(_off(found, _MODE, _MODE_STD) for found in fits),
-        min(_off(found, _MODE, _MODE_STD) for found in others),
+        largest_residual(_off(found, _MODE, _MODE_STD) for found in fits),
+        smallest_control(_off(found, _MODE, _MODE_STD) for found in others),
         f"mean and std on the grid, {_NUM_ELEMENTS} completions drawn (K = 2: all pairs): "
         + "; ".join(
             _says(loss, size, name)
@@ -494,7 +495,7 @@ def dpo_rw_matches_the_moments() -> Evidence:
     mean, std = _moments(_target(_two_modes(), 1.0))
     fits = [_best_gaussian(dpo_rw_loss, 64, seed) for seed in (0, 1)]
     return Evidence(
-        max(_off(found, mean, std) for found in fits),
+        largest_residual(_off(found, mean, std) for found in fits),
         _off(_best_gaussian(exo_rw_loss, 64), mean, std),
         f"the target has ({mean:.2f}, {std:.2f}); "
         + "; ".join(_says(dpo_rw_loss, size, "DPO-rw") for size in (2, 8, 64)),
@@ -537,8 +538,8 @@ def exo_pref_stretches_the_win_rate() -> Evidence:
     found = minimize(population_loss(exo_pref_loss, many, beta=0.5, epsilon=1e-3), many.reference)
     away = total_variation(found.policy, dpo_optimum(many, beta=0.5))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"epsilon = 0.001: {', '.join(seen)}; also 0.01 and the released label of -10; on all "
         f"pairs of five completions the minimizer is TV {away:.2f} from DPO's",
     )
@@ -610,8 +611,8 @@ def exo_force_has_a_fixed_point() -> Evidence:
         )
     ]
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"margins from -30 to 30; EXO's forces vanish at {label:.3f}, {_OFFICIAL_MARGIN:g} and "
         f"{reward_margin:g}; largest error {max(residuals):.1e}",
         (

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.minimize import Minimum, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import (
@@ -74,8 +75,8 @@ def dpo_tilts_the_reference() -> Evidence:
                 total_variation(dpo.policy, dpo_optimum(problem, beta=1.2 * beta)),
             )
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"Y = {_NUM_COMPLETIONS}, beta = 0.3 and 1: TV at most {max(residuals):.1e}",
     )
 
@@ -96,8 +97,8 @@ def dpo_depends_on_the_pairs() -> Evidence:
             )
             distances.append(max(_distance(first, second.policy), _distance(second, first.policy)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"Y = {_NUM_COMPLETIONS}: TV between the two minimizers at most {max(residuals):.1e}; for "
         f"cyclic preferences {min(controls):.3f} to {max(controls):.3f}",
     )
@@ -120,8 +121,8 @@ def ipo_tilts_by_the_win_probability() -> Evidence:
                     found = minimize(population_loss(ipo_loss, given, tau=tau), given.reference)
                     distances.append(_distance(found, ipo_optimum(given, tau=tau)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         "Bradley-Terry, cyclic, deterministic and noisy preferences, tau = 0.1 and 0.5: TV at most "
         f"{max(residuals):.1e}; with dependent pairs {min(controls):.3f} to {max(controls):.3f}",
     )
@@ -156,8 +157,8 @@ def robust_dpo_is_dpo_on_flipped_labels() -> Evidence:
             found = minimize(on_flipped, clean.reference)
             rests.append(_distance(found, dpo_optimum(clean, beta=0.5)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"epsilon = 0.1 and 0.3: largest difference {max(residuals):.1e} nats; trained on flipped "
         "labels, which smoothing flips once more, it rests TV "
         f"{min(rests):.2f} to {max(rests):.2f} from the optimum of clean labels",
@@ -177,8 +178,8 @@ def rdpo_undoes_flipped_labels() -> Evidence:
                 expected = population_loss(loss, flipped, beta=0.5, epsilon=epsilon)
                 distances.append(_distance(minimize(expected, clean.reference), claimed))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"epsilon = 0.1 and 0.3, beta = 0.5: TV from the optimum of clean labels at most "
         f"{max(residuals):.1e} for rdpo, {min(controls):.2f} to {max(controls):.2f} for robust_dpo",
     )
@@ -202,8 +203,8 @@ def robust_dpo_has_a_finite_margin() -> Evidence:
         margin = beta * float(ratio[best] - ratio[1 - best])
         controls.append(abs(margin - math.log((1 - epsilon) / epsilon)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"epsilon = 0.01, 0.1 and 0.3: TV at most {max(residuals):.1e}; DPO's margin is "
         f"{margin:.0f} nats when its gradient falls below 1e-11",
     )

@@ -3,6 +3,7 @@
 import torch
 
 from veritune.laboratory.distances import kl, total_variation
+from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.fresh_samples import fresh_gradient, rlhf_gradient
 from veritune.laboratory.minimize import minimize
 from veritune.laboratory.population import population_loss
@@ -36,8 +37,8 @@ def rloo_follows_rlhf() -> Evidence:
             residuals.append(_distance(found, truth))
             controls.append(_distance(found, other))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"groups of 1, 2 and 3, Y = {_NUM_COMPLETIONS}: relative distance at most "
         f"{max(residuals):.1e}; from the gradient at another beta at least {min(controls):.2g}",
     )
@@ -52,7 +53,11 @@ def rloo_rests_at_the_tilted_reference() -> Evidence:
         for beta, values in ((0.3, residuals), (0.4, controls)):
             policy = rloo_optimum(problem, beta=beta)
             values.append(float(fresh_gradient(rloo_loss, problem, policy, beta=0.3).norm()))
-    return Evidence(max(residuals), min(controls), f"gradient norm at most {max(residuals):.1e}")
+    return Evidence(
+        largest_residual(residuals),
+        smallest_control(controls),
+        f"gradient norm at most {max(residuals):.1e}",
+    )
 
 
 def ppo_begins_as_the_policy_gradient() -> Evidence:
@@ -64,7 +69,11 @@ def ppo_begins_as_the_policy_gradient() -> Evidence:
         found = fresh_gradient(ppo_loss, problem, policy, group_size=1)
         residuals.append(_distance(found, rlhf_gradient(problem, policy, 0.0)))
         controls.append(_distance(found, rlhf_gradient(problem, policy, 0.1)))
-    return Evidence(max(residuals), min(controls), f"relative distance {max(residuals):.1e}")
+    return Evidence(
+        largest_residual(residuals),
+        smallest_control(controls),
+        f"relative distance {max(residuals):.1e}",
+    )
 
 
 def dr_grpo_is_scaled_policy_gradient() -> Evidence:
@@ -82,8 +91,8 @@ def dr_grpo_is_scaled_policy_gradient() -> Evidence:
             controls.append(_distance(scaled, along))
             cosines.append(float(torch.cosine_similarity(scaled, truth, dim=0)))
     return Evidence(
-        max(residuals),
-        min(controls),
+        largest_residual(residuals),
+        smallest_control(controls),
         f"K = 2, 3: relative distance at most {max(residuals):.1e}; GRPO's gradient has a cosine "
         f"of {min(cosines):.3f} to {max(cosines):.3f} with the policy gradient",
     )
@@ -107,7 +116,9 @@ def reverse_kl_is_the_reverse_kl() -> Evidence:
             residuals.append(abs(difference - reverse))
             controls.append(abs(difference - forward))
     return Evidence(
-        max(residuals), min(controls), "three behaviors, the policy's own among them, in nats"
+        largest_residual(residuals),
+        smallest_control(controls),
+        "three behaviors, the policy's own among them, in nats",
     )
 
 
@@ -124,7 +135,11 @@ def reverse_kl_ignores_the_reference() -> Evidence:
         controls.append(
             total_variation(found.policy, tilted_reference(problem.reference, problem.reward / 0.7))
         )
-    return Evidence(max(residuals), min(controls), f"TV at most {max(residuals):.1e}")
+    return Evidence(
+        largest_residual(residuals),
+        smallest_control(controls),
+        f"TV at most {max(residuals):.1e}",
+    )
 
 
 THEOREMS = (
