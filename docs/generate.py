@@ -33,17 +33,29 @@ def route() -> list[tuple[str, str]]:
 
 
 def tree() -> str:
-    """One line per part, and below it one per file."""
-    lines = ["```"]
+    """One line per part."""
+    lines = [
+        f"{name:<22}{meaning.upper() if (PACKAGE / name).is_dir() else meaning}"
+        for name, meaning in route()
+    ]
+    return "\n".join(["```", *lines, "```"])
+
+
+def tree_page() -> str:
+    """docs/tree.md: one line per part, and below it one per file."""
+    parts = [
+        "# The tree",
+        "Generated from the first line of every module by `make docs`. The tree is the route of "
+        "the data; a part imports only parts above it.",
+    ]
     for name, meaning in route():
         folder = PACKAGE / name
-        lines.append(f"{name:<22}{meaning.upper() if folder.is_dir() else meaning}")
+        parts.append(f"## {name}\n\n{meaning}.")
         if folder.is_dir():
             files = sorted(f for f in folder.rglob("*.py") if f.name != "__init__.py")
-            for file in files:
-                path = file.relative_to(folder).as_posix()
-                lines.append(f"  {path:<28}{first_line(file)}")
-    return "\n".join([*lines, "```"])
+            lines = [f"| `{f.relative_to(folder).as_posix()}` | {first_line(f)} |" for f in files]
+            parts.append("\n".join(["| file | what it holds |", "|---|---|", *lines]))
+    return "\n\n".join(parts) + "\n"
 
 
 def objectives() -> str:
@@ -117,6 +129,7 @@ def theorems_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "docs/objectives.md": objectives_page,
     "docs/theorems.md": theorems_page,
+    "docs/tree.md": tree_page,
 }
 PARTS: dict[str, Callable[[], str]] = {"tree": tree, "objectives": objectives}
 

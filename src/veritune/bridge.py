@@ -366,7 +366,7 @@ def _reinforcement_gradient(
     return -parameter_gradient(gain, hf_model) / beta_r
 
 
-def exo_follows_reinforcement_learning_in_models() -> Evidence:
+def exo_follows_rl_in_models() -> Evidence:
     """EXO's gradient on the weights, for a group that holds all completions in proportion."""
     residuals: list[float] = []
     controls: list[float] = []
@@ -394,7 +394,7 @@ def exo_follows_reinforcement_learning_in_models() -> Evidence:
     )
 
 
-def exo_training_begins_along_reinforcement_learning() -> Evidence:
+def exo_begins_along_rl_in_models() -> Evidence:
     """EXO's expected gradient on pairs where the reference is the policy itself."""
     residuals: list[float] = []
     controls: list[float] = []
@@ -451,24 +451,24 @@ BRIDGE: tuple[Theorem, ...] = (
         check=objectives_agree_with_tables,
     ),
     Theorem(
-        name="exo_follows_reinforcement_learning_in_models",
+        name="exo_follows_rl_in_models",
         claim="On a group that holds every completion in proportion to the reference, EXO's "
         "gradient on a language model's weights is -1/beta_r times that of KL-regularized RL.",
         control="DPO-rw's gradient is.",
         source=f"{_EXO}, asymptotic equivalence",
         methods=("exo_rw", "dpo_rw"),
         tolerance=_FLOAT32,
-        check=exo_follows_reinforcement_learning_in_models,
+        check=exo_follows_rl_in_models,
     ),
     Theorem(
-        name="exo_training_begins_along_reinforcement_learning",
+        name="exo_begins_along_rl_in_models",
         claim="Where training starts, EXO's expected gradient on pairs is half of that of "
         "KL-regularized RL, over beta_r, on a language model's weights.",
         control="DPO-rw's is.",
         source="derived here, from the group form of arXiv:2402.00856",
         methods=("exo_rw", "dpo_rw"),
         tolerance=_FLOAT32,
-        check=exo_training_begins_along_reinforcement_learning,
+        check=exo_begins_along_rl_in_models,
     ),
 )
 

@@ -148,7 +148,7 @@ def test_files_import_each_other_without_circles():
 ALLOWED = {
     "objectives": {"errors", "ranges", "logprobs"},
     # Its problems are drawn, and every draw takes its generator from `seeds`.
-    "laboratory": {"errors", "ranges", "seeds", "logprobs", "objectives"},
+    "laboratory": {"errors", "ranges", "seeds", "logprobs", "rejection", "objectives"},
 }
 THIRD_PARTY = {"torch", "jaxtyping"}
 

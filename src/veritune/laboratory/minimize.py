@@ -1,6 +1,7 @@
 """A minimizer in float64 that returns its certificate."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from veritune.laboratory.population import PopulationLoss
 
 _SUFFICIENT_DECREASE = 1e-4
 _SMALLEST_CURVATURE = 1e-12
+_CERTIFIED_GRADIENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,22 @@ class Minimum:
 
     num_steps: int
     """Newton steps taken."""
+
+
+@runtime_checkable
+class Certificate(Protocol):
+    """What a search says of the point where it ended."""
+
+    @property
+    def gradient_norm(self) -> float: ...
+
+    @property
+    def smallest_curvature(self) -> float: ...
+
+
+def is_certified(found: Certificate) -> bool:
+    """Whether a search ended at a strict local minimum and not merely ran out of steps."""
+    return found.gradient_norm < _CERTIFIED_GRADIENT and found.smallest_curvature > 0
 
 
 def minimize(

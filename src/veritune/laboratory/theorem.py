@@ -16,7 +16,8 @@ class Curve:
 
     name: str
     points: tuple[tuple[float, float], ...]
-    style: Literal["plain", "marked"] = "plain"
+    style: Literal["plain", "marked", "guide"] = "plain"
+    """`marked`: a dot at every point. `guide`: what the others are held against."""
 
 
 @dataclass(frozen=True)

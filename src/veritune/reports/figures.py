@@ -7,7 +7,7 @@ dark. All text is escaped.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from markupsafe import Markup
 
@@ -27,6 +27,7 @@ _TOP = 26
 _RIGHT = 14
 _CHARACTER = 7.4
 _DASHES = ("", "7 4", "2 3", "9 3 2 3")
+_GUIDE_DASH = "4 4"
 _MAX_MARKERS = 60
 _BAR_ROW = 42
 _BAR_THICKNESS = 14
@@ -38,8 +39,11 @@ class Line:
 
     name: str
     points: Points
-    style: Literal["plain", "smoothed", "marked"] = "plain"
-    """`smoothed`: a thick average over the faint raw line. `marked`: a dot at every point."""
+    style: Literal["plain", "smoothed", "marked", "guide"] = "plain"
+    """`smoothed`: a thick average over the faint raw line. `marked`: a dot at every point.
+
+    `guide`: thin, dashed and without a color of its own: what the other lines are held against.
+    """
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class ReferenceLine:
 
     value: float
     label: str
+
+
+class _Ink(NamedTuple):
+    """How a line is told from the others: the class of its color, and its dashes."""
+
+    color: str
+    dash: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,10 @@ def line_chart(
     )
     body = [_horizontal_grid(vertical, left), _bottom_axis(horizontal, _LINE_HEIGHT, x.label)]
     body.append(Markup('<text class="label" x="2" y="13">{}</text>').format(y.label))
-    body += [_drawn_line(i, line, horizontal, vertical) for i, line in enumerate(drawn)]
+    inks = _inks(drawn)
+    body += [
+        _drawn_line(line, ink, horizontal, vertical) for line, ink in zip(drawn, inks, strict=True)
+    ]
     if reference is not None and vertical.shows(reference.value):
         body.append(_horizontal_reference(reference, vertical, left))
     notes = []
@@ -96,7 +110,8 @@ def line_chart(
         )
     if y.log and (num_low := sum(1 for value in ys if value <= 0)):
         notes.append(f"{num_low} at or below zero: no place on a logarithmic axis.")
-    legend = [(i, line.name) for i, line in enumerate(drawn)] if len(drawn) > 1 else []
+    names = [line.name for line in drawn]
+    legend = list(zip(inks, names, strict=True)) if len(drawn) > 1 else []
     spoken = "; ".join(_in_words(line) for line in drawn) or "no lines"
     return _figure(title, spoken, body, _LINE_HEIGHT, legend, notes)
 
@@ -200,14 +215,14 @@ def _outline(column: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [column[i] for i in kept]
 
 
-def _drawn_line(index: int, line: Line, horizontal: Scale, vertical: Scale) -> Markup:
+def _drawn_line(line: Line, ink: _Ink, horizontal: Scale, vertical: Scale) -> Markup:
     parts = []
     if line.style == "smoothed" and len(line.points) >= 20:
         parts.append(_path(line.points, horizontal, vertical, "raw", ""))
         average = smoothed(line.points, half_life=len(line.points) / 50)
-        parts.append(_path(average, horizontal, vertical, "line", _dash(index)))
+        parts.append(_path(average, horizontal, vertical, "line", ink.dash))
     else:
-        parts.append(_path(line.points, horizontal, vertical, "line", _dash(index)))
+        parts.append(_path(line.points, horizontal, vertical, "line", ink.dash))
     shown = [(a, b) for a, b in line.points if vertical.shows(b)]
     if line.style == "marked" and len(shown) <= _MAX_MARKERS:
         parts += [
@@ -219,7 +234,7 @@ def _drawn_line(index: int, line: Line, horizontal: Scale, vertical: Scale) -> M
             for a, b in shown
         ]
     return Markup('<g class="{}"><title>{}</title>{}</g>').format(
-        _hue(index), line.name, Markup("").join(parts)
+        ink.color, line.name, Markup("").join(parts)
     )
 
 
@@ -277,7 +292,7 @@ def _figure(
     spoken: str,
     body: Iterable[Markup],
     height: float,
-    legend: Sequence[tuple[int, str]],
+    legend: Sequence[tuple[_Ink, str]],
     notes: Sequence[str],
 ) -> Markup:
     svg = Markup(
@@ -287,8 +302,8 @@ def _figure(
         Markup(
             '<li class="{}"><svg aria-hidden="true" viewBox="0 0 24 8">'
             '<path class="line" stroke-dasharray="{}" d="M2,4H22"/></svg>{}</li>'
-        ).format(_hue(i), _dash(i) or "none", name)
-        for i, name in legend
+        ).format(ink.color, ink.dash or "none", name)
+        for ink, name in legend
     )
     keys = Markup('<ul class="legend">{}</ul>').format(entries) if entries else ""
     written = Markup("").join(Markup('<p class="note">{}</p>').format(note) for note in notes)
@@ -373,12 +388,21 @@ def _in_words(line: Line) -> str:
     )
 
 
+def _inks(lines: Sequence[Line]) -> list[_Ink]:
+    """A color and a dash for each line; a guide takes none of the colors."""
+    inks = []
+    num_colored = 0
+    for line in lines:
+        if line.style == "guide":
+            inks.append(_Ink("guide", _GUIDE_DASH))
+        else:
+            inks.append(_Ink(_hue(num_colored), _DASHES[num_colored // NUM_HUES % len(_DASHES)]))
+            num_colored += 1
+    return inks
+
+
 def _hue(index: int) -> str:
     return f"hue-{index % NUM_HUES}"
-
-
-def _dash(index: int) -> str:
-    return _DASHES[index // NUM_HUES % len(_DASHES)]
 
 
 def _round(pixel: float) -> float:

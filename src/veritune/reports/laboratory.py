@@ -53,7 +53,7 @@ def results_table(results: Sequence[Result]) -> Table:
         ("theorem", "claim", "source", "residual", "tolerance", "control", "verdict"),
         tuple(
             (
-                Cell(result.theorem.name, "code"),
+                Cell(result.theorem.name, "name"),
                 Cell(result.theorem.claim),
                 Cell(result.theorem.source),
                 number(result.evidence.residual, 2),
@@ -72,7 +72,7 @@ def short_results_table(results: Sequence[Result]) -> Table:
         ("theorem", "residual", "tolerance", "control", "verdict", "time"),
         tuple(
             (
-                Cell(result.theorem.name, "code"),
+                Cell(result.theorem.name, "name"),
                 number(result.evidence.residual, 2),
                 number(result.theorem.tolerance, 2),
                 number(result.evidence.control, 2),
@@ -122,7 +122,7 @@ def _plots(results: Sequence[Result]) -> list[Section]:
     return [
         Section(
             result.theorem.claim,
-            paragraphs=tuple(plot.note for plot in result.evidence.plots if plot.note),
+            paragraphs=tuple(dict.fromkeys(p.note for p in result.evidence.plots if p.note)),
             figures=tuple(_drawn(plot) for plot in result.evidence.plots),
         )
         for result in with_plots
@@ -143,7 +143,7 @@ def _details(results: Sequence[Result]) -> Table:
         ("theorem", "false claim beside it", "measured", "time"),
         tuple(
             (
-                Cell(result.theorem.name, "code"),
+                Cell(result.theorem.name, "name"),
                 Cell(result.theorem.control),
                 Cell(result.evidence.detail),
                 Cell(format_seconds(result.seconds), "number"),

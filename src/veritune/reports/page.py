@@ -18,8 +18,9 @@ class Cell:
     """One cell of a table."""
 
     text: str
-    kind: Literal["text", "number", "code"] = "text"
-    """`number` is aligned right; `code` keeps every space and line break."""
+    kind: Literal["text", "number", "code", "name"] = "text"
+    """`number` is aligned right; `code` keeps every space and line break; a `name` from code may
+    break after an underscore."""
 
     share: float | None = None
     """A part of the whole, from 0 to 1, drawn as a bar behind the text."""

@@ -7,6 +7,8 @@ from veritune.laboratory.theorems import (
     density_ratio_rates,
     distribution_learning,
     exact_optimization,
+    mode_seeking,
+    pair_forces,
     paired_optima,
     policy_gradients,
 )
@@ -16,6 +18,8 @@ THEOREMS: tuple[Theorem, ...] = (
     *density_ratio_bounds.THEOREMS,
     *density_ratio_rates.THEOREMS,
     *exact_optimization.THEOREMS,
+    *mode_seeking.THEOREMS,
+    *pair_forces.THEOREMS,
     *distribution_learning.THEOREMS,
     *paired_optima.THEOREMS,
     *policy_gradients.THEOREMS,

@@ -12,7 +12,7 @@ from torch import Tensor
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.labels import class_laws, joint_problem
-from veritune.laboratory.minimize import Minimum, minimize
+from veritune.laboratory.minimize import Minimum, is_certified, minimize
 from veritune.laboratory.population import PopulationLoss, population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -54,16 +54,12 @@ def _with_other_reference(problem: FiniteProblem, seed: int) -> FiniteProblem:
     return dataclasses.replace(problem, reference=other)
 
 
-def _is_certified(found: Minimum) -> bool:
-    return found.gradient_norm < 1e-9 and found.smallest_curvature > 0
-
-
 def _distance(found: Minimum, law: Float[Tensor, " Y"], *, uncertified: float) -> float:
     """Total variation from a minimizer to a law, or `uncertified` where there is no certificate.
 
     That is infinity for a residual and zero for a control, so that neither passes by accident.
     """
-    return total_variation(found.policy, law) if _is_certified(found) else uncertified
+    return total_variation(found.policy, law) if is_certified(found) else uncertified
 
 
 def _distance_to_desirable(
@@ -115,7 +111,7 @@ def ratio_is_bounded() -> Evidence:
                 else:
                     excess = float(alpha * ratio.max()) - 1
                     largest = max(largest, float(ratio.max()))
-                residuals.append(excess if _is_certified(found) else math.inf)
+                residuals.append(excess if is_certified(found) else math.inf)
             laws = class_laws(_separated(seed, alpha))
             controls.append(float((laws.desirable - laws.undesirable).exp().max()) * alpha - 1)
         seen.append(f"{largest:.2f} <= {1 / alpha:.2f}")

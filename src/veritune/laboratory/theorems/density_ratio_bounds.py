@@ -216,7 +216,7 @@ def constant_survives_separation() -> Evidence:
         curves=(
             Curve("rdro", tuple(zip(overlaps, relative, strict=True)), "marked"),
             Curve("ddro_unweighted", tuple(zip(overlaps, direct, strict=True)), "marked"),
-            Curve("2 (1 + alpha) / alpha^2", tuple((overlap, bound) for overlap in overlaps)),
+            Curve("2 (1 + alpha) / alpha^2", tuple((o, bound) for o in overlaps), "guide"),
         ),
         log_x=True,
         log_y=True,

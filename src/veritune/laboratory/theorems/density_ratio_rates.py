@@ -367,7 +367,7 @@ def _training_plots(runs: Mapping[str, list[Moment]], fraction: float) -> tuple[
         return tuple(drawn)
 
     steps = (1.0, float(max(map(len, runs.values()))))
-    ceiling = Curve("1 / alpha = 1 / t", tuple((step, 1 / fraction) for step in steps))
+    ceiling = Curve("1 / alpha = 1 / t", tuple((step, 1 / fraction) for step in steps), "guide")
     return (
         Plot(
             title="Ratio trajectories",

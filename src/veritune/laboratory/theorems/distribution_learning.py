@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veritune.laboratory.distances import kl, total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
-from veritune.laboratory.minimize import Minimum, minimize
+from veritune.laboratory.minimize import Minimum, is_certified, minimize
 from veritune.laboratory.population import PopulationLoss, population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -66,7 +66,7 @@ def target_of(problem: FiniteProblem) -> Float[Tensor, " Y"]:
 
 def certified(minimum: Minimum) -> Float[Tensor, " Y"]:
     """The policy of a minimum; not a number where its certificate does not show that it is one."""
-    if minimum.gradient_norm < 1e-9 and minimum.smallest_curvature > 0:
+    if is_certified(minimum):
         return minimum.policy
     return torch.full_like(minimum.policy, torch.nan)
 
@@ -135,7 +135,7 @@ def rate(name: str, learner: Learner, num_draws: int) -> Evidence:
         tuple((float(n), math.fsum(e) / len(e)) for n, e in whole),
         "marked",
     )
-    guide = Curve("1 / n", tuple((float(n), constants[-1] / n) for n, _ in whole))
+    guide = Curve("1 / n", tuple((float(n), constants[-1] / n) for n, _ in whole), "guide")
     return Evidence(
         residual=abs(slope.value + 1),
         control=abs(slope.value + 0.5),
@@ -149,7 +149,7 @@ def rate(name: str, learner: Learner, num_draws: int) -> Evidence:
                 (line, guide),
                 log_x=True,
                 log_y=True,
-                note="Mean over draws; the thin line falls as 1 / n.",
+                note="Mean over draws; the dashed line falls as 1 / n.",
             ),
         ),
     )

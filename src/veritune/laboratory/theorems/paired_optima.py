@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
-from veritune.laboratory.minimize import Minimum, minimize
+from veritune.laboratory.minimize import Minimum, is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -36,7 +36,7 @@ _NUM_COMPLETIONS = 5
 
 def _distance(found: Minimum, claimed: Float[Tensor, " Y"]) -> float:
     """Total variation from what is claimed; infinite without a certificate."""
-    if not (found.gradient_norm < 1e-9 and found.smallest_curvature > 0):
+    if not is_certified(found):
         return math.inf
     return total_variation(found.policy, claimed)
 

@@ -5,7 +5,7 @@ import torch
 from veritune.laboratory.distances import kl, total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.fresh_samples import fresh_gradient, rlhf_gradient
-from veritune.laboratory.minimize import minimize
+from veritune.laboratory.minimize import is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
 from veritune.laboratory.theorem import Evidence, Theorem
@@ -131,7 +131,7 @@ def reverse_kl_ignores_the_reference() -> Evidence:
         found = minimize(population_loss(reverse_kl_loss, problem, gamma=0.7), problem.reference)
         target = torch.log_softmax(problem.reward / 0.7, dim=0)
         distance = total_variation(found.policy, target)
-        residuals.append(distance if found.gradient_norm < 1e-9 else float("inf"))
+        residuals.append(distance if is_certified(found) else float("inf"))
         controls.append(
             total_variation(found.policy, tilted_reference(problem.reference, problem.reward / 0.7))
         )
