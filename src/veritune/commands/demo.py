@@ -13,13 +13,25 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veritune import seeds
+from veritune.commands.demo_world import (
+    DESIRABLE_FRACTION,
+    LETTERS,
+    LONGEST,
+    PROMPTS,
+    ExactMeasurement,
+    Feedback,
+    World,
+    demonstrations,
+    expected,
+    feedback,
+    kl,
+    make_world,
+)
 from veritune.commands.display import Display, duration
 from veritune.commands.train import train
 from veritune.commands.train_settings import TrainConfig
@@ -27,25 +39,15 @@ from veritune.config import Config, build_config
 from veritune.errors import NonFiniteLossError, RunFolderError
 from veritune.laboratory.languages import FiniteLanguage
 from veritune.models.forward import CausalModel
-from veritune.models.load import find_model, load_hf_model, load_tokenizer, quiet_libraries
+from veritune.models.load import quiet_libraries
 from veritune.models.tiny import character_tokenizer, tiny_model, write_tiny_model
 from veritune.objectives.catalog import find_card
 from veritune.ranges import NonNegativeInt, PositiveInt
-from veritune.records.kinds import Demonstration, Origin, Paired, Record, Scored, Unpaired
 from veritune.records.write import write_records
 from veritune.reports.demo import DemoResult, DemoRow, Sample, demo_page
 from veritune.reports.tables import demo_table
-from veritune.tokens.encode import TextEncoder, TokenizedRecord, encode_record
 
-_LETTERS = ("a", "b", "c", "d")
-_PROMPTS = ("x", "y", "z")
-_LONGEST = 3
 _MARK = "untaught"
-_DESIRABLE_FRACTION = 0.4
-_TASTE = 2.5
-"""How much the reader cares: log-odds of approval between a letter loved and a letter hated."""
-
-Feedback = Literal["labels", "pairs", "target pairs"]
 _FEEDBACK_IN_WORDS: dict[Feedback, str] = {
     "labels": "thumbs up or down on single strings, from the reader's probability of approval",
     "pairs": "pairs, compared by Bradley-Terry with the log of the approval probability as reward",
@@ -98,24 +100,6 @@ class DemoConfig(Config):
     """Another seed draws other feedback and other orders."""
 
 
-@dataclass(frozen=True)
-class World:
-    """The language, the reader and the distributions, all exact; X prompts, Y strings."""
-
-    language: FiniteLanguage
-    approval: Float[Tensor, "X Y"]
-    """Probability that the reader approves of a string under a prompt."""
-
-    reference: Float[Tensor, "X Y"]
-    """Probabilities of the taught model, normalized over the language."""
-
-    @property
-    def target(self) -> Float[Tensor, "X Y"]:
-        """The law of approved strings: reference times approval, normalized."""
-        joint = self.reference * self.approval
-        return joint / joint.sum(1, keepdim=True)
-
-
 def demo(config: DemoConfig, display: Display) -> DemoResult:
     """Run the demonstration and write its page.
 
@@ -134,16 +118,19 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
             got=str(folder),
             fix="add overwrite=true if a demo made it, or choose another: output=NAME",
         )
-    language = FiniteLanguage(_LETTERS, _LONGEST)
+    language = FiniteLanguage(LETTERS, LONGEST)
     display.note(
-        f"A language of {len(language.strings)} strings under {len(_PROMPTS)} prompts. Teaching a "
+        f"A language of {len(language.strings)} strings under {len(PROMPTS)} prompts. Teaching a "
         "small model to speak it …"
     )
-    model_folder = _teach(config, folder, language)
+    model_folder = teach(config, folder, language)
     measured = ExactMeasurement(model_folder, language)
     before = measured.probabilities(measured.load())
-    world = _world(language, before, config.seed)
-    files = _write_feedback(config, folder / "data", world)
+    world = make_world(language, before, config.seed)
+    files: dict[Feedback, Path] = {}
+    for form, records in feedback(world, config.num_records, config.seed).items():
+        files[form] = folder / "data" / f"{form.replace(' ', '-')}.jsonl"
+        write_records(records, files[form])
     rows = []
     for course in _COURSES:
         row = _align(config, folder, model_folder, world, measured, course, files, before)
@@ -153,12 +140,12 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
         )
         rows.append(row)
     result = DemoResult(
-        language=f"Every string of 1 to {_LONGEST} letters out of {', '.join(_LETTERS)}, written "
-        f"after one of the prompts {', '.join(_PROMPTS)}. A reader approves of each string with a "
-        f"known probability, {_DESIRABLE_FRACTION:.0%} of the time on average; the target is what "
+        language=f"Every string of 1 to {LONGEST} letters out of {', '.join(LETTERS)}, written "
+        f"after one of the prompts {', '.join(PROMPTS)}. A reader approves of each string with a "
+        f"known probability, {DESIRABLE_FRACTION:.0%} of the time on average; the target is what "
         "the model says, given that the reader approves.",
         num_strings=len(language.strings),
-        reward_target=_expected(world.target, world.approval),
+        reward_target=expected(world.target, world.approval),
         rows=tuple(rows),
         seconds=time.monotonic() - began,
         settings={key: str(value) for key, value in config.model_dump().items()},
@@ -169,122 +156,21 @@ def demo(config: DemoConfig, display: Display) -> DemoResult:
     return result
 
 
-class ExactMeasurement:
-    """Probabilities of every string of the language under every prompt, by a model."""
-
-    def __init__(self, model_folder: Path, language: FiniteLanguage) -> None:
-        self._source = find_model(str(model_folder))
-        encoder = TextEncoder(load_tokenizer(self._source))
-        origin = Origin("demo", 0)
-        scores = (0.0,) * len(language.strings)
-        self._groups: list[TokenizedRecord] = [
-            encode_record(encoder, Scored(prompt, language.strings, scores, origin))
-            for prompt in _PROMPTS
-        ]
-
-    def load(self) -> CausalModel:
-        """The taught model."""
-        return CausalModel(load_hf_model(self._source, device=torch.device("cpu")))
-
-    @torch.no_grad()
-    def probabilities(self, model: CausalModel) -> Float[Tensor, "X Y"]:
-        """Float64; what a row lacks to 1 the model gives to strings outside the language."""
-        batch = model.batch(self._groups, range(len(self._groups)))
-        sums, _, _ = model.completion_logprobs(batch)
-        return sums.view(len(_PROMPTS), -1).exp()
-
-
-def _teach(config: DemoConfig, folder: Path, language: FiniteLanguage) -> Path:
+def teach(config: DemoConfig, folder: Path, language: FiniteLanguage) -> Path:
     """A model whose strings follow a random chain of letters, one per prompt."""
-    tokenizer = character_tokenizer([*_LETTERS, *_PROMPTS])
+    tokenizer = character_tokenizer([*LETTERS, *PROMPTS])
     model = tiny_model(
         "qwen2", vocab_size=len(tokenizer), hidden_size=64, num_layers=2, seed=config.seed
     )
     raw = write_tiny_model(folder / _MARK, model, tokenizer)
-    generator = seeds.stream(config.seed, "teacher")
-    chain = torch.randn(len(_PROMPTS), len(_LETTERS) + 1, len(_LETTERS), generator=generator)
-    law = torch.stack([_chain_law(language, chain[x]) for x in range(len(_PROMPTS))])
-    records = [
-        Demonstration(_PROMPTS[x], language.strings[y], Origin("teacher", n))
-        for n, (x, y) in enumerate(_draw(law, config.num_records, config.seed, "demonstrations"))
-    ]
+    records = demonstrations(language, config.num_records, config.seed)
     data = folder / "data" / "demonstrations.jsonl"
     data.parent.mkdir(parents=True)
     write_records(records, data)
-    settings = _settings(config, raw, data, folder / "teaching", {"name": "sft"}, folder)
+    settings = run_settings(config, raw, data, folder / "teaching", {"name": "sft"}, folder)
     settings["train"] |= {"steps": config.teaching_steps, "learning_rate": 3e-3}
     train(build_config(TrainConfig, settings, where="demo"), Display(quiet=True))
     return folder / "teaching" / "model"
-
-
-def _chain_law(language: FiniteLanguage, logits: Float[Tensor, "S A"]) -> Float[Tensor, " Y"]:
-    """Probabilities of strings whose letters depend on the one before, all lengths equally."""
-    logprobs = logits.double().log_softmax(-1)
-    place = {letter: number for number, letter in enumerate(_LETTERS)}
-    values = []
-    for string in language.strings:
-        before, total = len(_LETTERS), 0.0
-        for letter in string:
-            total += float(logprobs[before, place[letter]])
-            before = place[letter]
-        values.append(total)
-    return torch.tensor(values, dtype=torch.float64).exp() / _LONGEST
-
-
-def _world(language: FiniteLanguage, before: Float[Tensor, "X Y"], seed: int) -> World:
-    """The reader's approval, shifted so that each prompt has the same share of approved strings.
-
-    RDRO and DDRO take the reference for the mixture of approved and disapproved strings, with one
-    share for all prompts; here that holds exactly.
-    """
-    reference = before / before.sum(1, keepdim=True)
-    generator = seeds.stream(seed, "reader")
-    taste = _TASTE * (torch.rand(len(_PROMPTS), len(_LETTERS), generator=generator).double() - 0.5)
-    counts = torch.tensor(
-        [[string.count(letter) for letter in _LETTERS] for string in language.strings]
-    ).double()
-    liking = taste @ counts.T
-    low, high = torch.full((len(_PROMPTS), 1), -50.0), torch.full((len(_PROMPTS), 1), 50.0)
-    low, high = low.double(), high.double()
-    for _ in range(80):
-        middle = (low + high) / 2
-        share = (reference * torch.sigmoid(liking + middle)).sum(1, keepdim=True)
-        low = torch.where(share < _DESIRABLE_FRACTION, middle, low)
-        high = torch.where(share < _DESIRABLE_FRACTION, high, middle)
-    return World(language, torch.sigmoid(liking + middle), reference)
-
-
-def _write_feedback(config: DemoConfig, folder: Path, world: World) -> Mapping[Feedback, Path]:
-    """The reader's feedback on strings that the reference wrote, in three forms."""
-    strings, n = world.language.strings, config.num_records
-    coin = torch.rand(3, n, generator=seeds.stream(config.seed, "coins")).double()
-    singles = _draw(world.reference, n, config.seed, "first")
-    # The second string of a pair answers the same prompt as the first.
-    seconds = (
-        torch.stack([world.reference[x] for x, _ in singles])
-        .multinomial(1, generator=seeds.stream(config.seed, "second"))[:, 0]
-        .tolist()
-    )
-    records: dict[Feedback, list[Record]] = {"labels": [], "pairs": [], "target pairs": []}
-    for number, ((x, first), second) in enumerate(zip(singles, seconds, strict=True)):
-        prompt, origin = _PROMPTS[x], Origin("reader", number)
-        desirable = bool(coin[0, number] < world.approval[x, first])
-        records["labels"].append(Unpaired(prompt, strings[first], desirable, origin))
-        if first == second:
-            continue
-        values: tuple[tuple[Feedback, Tensor], ...] = (
-            ("pairs", world.approval[x]),
-            ("target pairs", world.target[x]),
-        )
-        for place, (form, value) in enumerate(values, start=1):
-            wins = coin[place, number] < value[first] / (value[first] + value[second])
-            better, worse = (first, second) if wins else (second, first)
-            records[form].append(Paired(prompt, strings[better], strings[worse], origin))
-    files: dict[Feedback, Path] = {}
-    for form, drawn in records.items():
-        files[form] = folder / f"{form.replace(' ', '-')}.jsonl"
-        write_records(drawn, files[form])
-    return files
 
 
 def _align(
@@ -309,11 +195,11 @@ def _align(
         if step % 10 and step > 30 and step != config.steps:
             return None
         latest = measured.probabilities(model)
-        distance = _kl(world.target, latest)
+        distance = kl(world.target, latest)
         curve.append((step, distance))
-        return {"exact/kl": distance, "exact/reward": _expected(latest, world.approval)}
+        return {"exact/kl": distance, "exact/reward": expected(latest, world.approval)}
 
-    settings = _settings(
+    settings = run_settings(
         config, model_folder, files[course.feedback], folder / name, course.objective, folder
     )
     stopped = None
@@ -331,10 +217,10 @@ def _align(
         title=find_card(name).title,
         claims_target=course.claims_target,
         feedback=_FEEDBACK_IN_WORDS[course.feedback],
-        kl_before=_kl(world.target, before),
-        kl_after=_kl(world.target, latest),
-        reward_before=_expected(before, world.approval),
-        reward_after=_expected(latest, world.approval),
+        kl_before=kl(world.target, before),
+        kl_after=kl(world.target, latest),
+        reward_before=expected(before, world.approval),
+        reward_after=expected(latest, world.approval),
         seconds=time.monotonic() - began,
         curve=tuple(curve),
         samples=_samples(world, before, latest),
@@ -342,7 +228,7 @@ def _align(
     )
 
 
-def _settings(
+def run_settings(
     config: DemoConfig,
     model: Path,
     data: Path,
@@ -371,7 +257,7 @@ def _samples(world: World, before: Tensor, after: Tensor, *, num: int = 6) -> tu
     target = world.target[0]
     return tuple(
         Sample(
-            prompt=_PROMPTS[0],
+            prompt=PROMPTS[0],
             completion=world.language.strings[y],
             target_probability=float(target[y]),
             before=float(before[0, y]),
@@ -379,21 +265,3 @@ def _samples(world: World, before: Tensor, after: Tensor, *, num: int = 6) -> tu
         )
         for y in target.argsort(descending=True)[:num].tolist()
     )
-
-
-def _draw(law: Float[Tensor, "X Y"], num: int, seed: int, stream: str) -> list[tuple[int, int]]:
-    """Prompt and string of draws: prompts in turn, strings from the law of the prompt."""
-    generator = seeds.stream(seed, stream)
-    prompts = torch.arange(num) % len(law)
-    strings = law[prompts].multinomial(1, generator=generator)[:, 0]
-    return list(zip(prompts.tolist(), strings.tolist(), strict=True))
-
-
-def _kl(target: Float[Tensor, "X Y"], policy: Float[Tensor, "X Y"]) -> float:
-    """KL(target || policy) in nats, the mean over prompts; exact."""
-    return float((target * (target / policy).log()).sum(1).mean())
-
-
-def _expected(law: Float[Tensor, "X Y"], reward: Float[Tensor, "X Y"]) -> float:
-    """Expected reward over the language, the mean over prompts; exact."""
-    return float((law * reward).sum(1).mean())
