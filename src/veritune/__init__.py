@@ -8,6 +8,7 @@ The route of the data, one line per part, in order; a part imports only parts li
     config          YAML file and dotted overrides to frozen settings
     seeds           one run seed to independent named streams
     provenance      what produced a file: settings, versions, content hashes
+    bibliography    the papers that the code cites, as BibTeX, found by what a source says
     distributed     the only module that talks to other ranks
     records         file to records
     tokens          records to tokens

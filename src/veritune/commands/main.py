@@ -11,6 +11,7 @@ import typer
 
 from veritune import __version__, distributed
 from veritune.commands.check import CheckConfig, check
+from veritune.commands.cite import cite
 from veritune.commands.demo import DemoConfig, demo
 from veritune.commands.display import Display
 from veritune.commands.lab import LabConfig, lab
@@ -165,6 +166,30 @@ def _objectives(
         veritune objectives rdro
     """
     show_objectives(name, Display())
+
+
+@app.command("cite", no_args_is_help=True)
+def _cite(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|NAME",
+            help="The folder of a run, or the name of an objective or an algorithm.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Print the BibTeX of what a run used: the papers of its objective, and Veritune.
+
+    Above each entry a comment says why it is cited.
+
+    Examples:
+
+        veritune cite runs/dpo > references.bib
+
+        veritune cite rdro
+    """
+    cite(target, Display())
 
 
 @app.command("lab", context_settings={"ignore_unknown_options": True})
