@@ -53,7 +53,7 @@ def accepted(
         the order in which they are listed when the last pass is cut short.
 
     Source:
-        Liu et al. 2023, arXiv:2309.06657, algorithm 1.
+        Liu et al. 2023, arXiv:2309.06657, the algorithm of repeated passes.
     """
     _check_finite(rewards)
     if num_wanted > len(rewards):
@@ -99,7 +99,7 @@ def accepted_in_one_round(
         DataError: A reward is above the bound, or is not a finite number.
 
     Source:
-        Liu et al. 2023, arXiv:2309.06657, the rejection step of algorithm 1.
+        Liu et al. 2023, arXiv:2309.06657, the rejection step.
     """
     _check_finite(rewards)
     values = rewards.detach().to("cpu", torch.float64)
@@ -144,7 +144,7 @@ def expected_acceptance(
     Its inverse is how many candidates one accepted candidate costs.
 
     Source:
-        Liu et al. 2023, arXiv:2309.06657, the rejection step of algorithm 1.
+        Liu et al. 2023, arXiv:2309.06657, the rejection step.
     """
     return float(torch.logsumexp(policy + (rewards - max_reward) / beta, dim=-1).exp())
 

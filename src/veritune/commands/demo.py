@@ -236,6 +236,7 @@ def run_settings(
     objective: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
+    """Settings of a short run in the demo's world, as `veritune train` reads them."""
     return {
         "model": str(model),
         "data": str(data),

@@ -57,7 +57,7 @@ def minimized_proximal_step(
     preferences and not the reward.
 
     Source:
-        He, Yuan and Gu 2024, arXiv:2410.06293, algorithm 1 with the loss of DPO.
+        He, Yuan and Gu 2024, arXiv:2410.06293, a round with the loss of DPO.
     """
     round_problem = dataclasses.replace(
         problem, reference=current, pair_law=independent_pairs(current)
@@ -73,7 +73,7 @@ def extrapolated(
         extrapolated(y) proportional to proximal(y) * (proximal(y) / previous(y))^alpha
 
     Source:
-        He, Yuan and Gu 2024, arXiv:2410.06293, extrapolation step of algorithm 1.
+        He, Yuan and Gu 2024, arXiv:2410.06293, the extrapolation step.
     """
     return torch.log_softmax(proximal + alpha * (proximal - previous), dim=-1)
 
@@ -93,7 +93,7 @@ def accelerated_run(
         num_rounds: Proximal steps.
 
     Source:
-        He, Yuan and Gu 2024, arXiv:2410.06293, algorithm 1.
+        He, Yuan and Gu 2024, arXiv:2410.06293.
     """
     proximal, ahead = [reference], [reference]
     for _ in range(num_rounds):

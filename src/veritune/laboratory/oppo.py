@@ -61,7 +61,7 @@ def improved_policy(
         policy'(a|x) proportional to policy(a|x) * exp(eta * values(x, a))
 
     Source:
-        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, policy improvement of algorithm 1.
+        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, policy improvement.
     """
     return torch.log_softmax(policy + eta * values, dim=-1)
 
@@ -87,8 +87,7 @@ def three_point_residual(
         Left side minus right side.
 
     Source:
-        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, one-step descent lemma, with the term that
-        Pinsker's inequality bounds there kept as it is.
+        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, where it bounds the regret of one step.
     """
     improved = improved_policy(policy, values, eta)
     gain = eta * float((values * (other.exp() - improved.exp())).sum())
@@ -131,8 +130,8 @@ def oppo_policies(
         Probabilities of the actions.
 
     Source:
-        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, algorithm 1, for transitions that are
-        linear in known features of state, action and next state.
+        Cai, Yang, Jin and Wang 2019, arXiv:1912.05830, for transitions that are linear in
+        known features of state, action and next state.
     """
     num_runs, (num_episodes, horizon, num_states, num_actions) = len(eta), rewards.shape
     dimension = process.features.shape[-1]

@@ -30,7 +30,7 @@ def minor_dpo_loss(pairs: PairedLogProbs, *, beta: Positive = 0.1) -> Float[Tens
         Loss of each pair, in nats, not reduced.
 
     Source:
-        Xie & Chen 2024, arXiv:2408.09834, the MinorDPO loss.
+        Xie et al. 2024, arXiv:2408.09834, the MinorDPO loss.
     """
     penalty = pairs.rejected.log_ratio.clamp(min=0)
     return -logsigmoid(beta * (pairs.chosen.log_ratio - penalty))
