@@ -249,6 +249,25 @@ def test_lines_beyond_the_palette_repeat_it_dashed():
     assert groups[-1].find("path").attrib["stroke-dasharray"] != "none"
 
 
+def test_a_guide_is_dashed_and_takes_no_color_from_the_lines():
+    points = ((0.0, 1.0), (1.0, 2.0))
+    figure = parsed(chart(Line("one", points), Line("limit", points, "guide"), Line("two", points)))
+
+    groups = [group.attrib["class"] for group in figure.iterfind("./svg/g")]
+    (guide,) = figure.iterfind("./svg/g[@class='guide']")
+
+    assert groups == ["hue-0", "guide", "hue-1"]
+    assert guide.find("path").attrib["stroke-dasharray"] != "none"
+    assert [item.attrib["class"] for item in figure.iter("li")] == groups
+
+
+def test_notes_stand_below_the_chart_escaped():
+    text = str(chart(Line("one", ((0.0, 1.0),)), notes=(HOSTILE,)))
+
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
 def test_the_style_of_the_page_has_every_hue_in_light_and_dark():
     template = Path(veritune.reports.__file__).with_name("template.html").read_text("utf-8")
     for hue in range(NUM_HUES):

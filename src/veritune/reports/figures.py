@@ -78,8 +78,9 @@ def line_chart(
     x: Axis,
     y: Axis,
     reference: ReferenceLine | None = None,
+    notes: Sequence[str] = (),
 ) -> Markup:
-    """Lines over a common x, as a `<figure>` with its legend.
+    """Lines over a common x, as a `<figure>` with its legend and the notes below it.
 
     Long lines are thinned to what a screen can show; values that cannot be drawn are gaps, and a
     note counts those that a logarithmic axis has no place for.
@@ -101,7 +102,7 @@ def line_chart(
     ]
     if reference is not None and vertical.shows(reference.value):
         body.append(_horizontal_reference(reference, vertical, left))
-    notes = []
+    written = list(notes)
     if not any(is_drawable(value, log=y.log) for value in ys):
         body.append(
             Markup('<text class="empty" x="{}" y="{}">no values</text>').format(
@@ -109,11 +110,11 @@ def line_chart(
             )
         )
     if y.log and (num_low := sum(1 for value in ys if value <= 0)):
-        notes.append(f"{num_low} at or below zero: no place on a logarithmic axis.")
+        written.append(f"{num_low} at or below zero: no place on a logarithmic axis.")
     names = [line.name for line in drawn]
     legend = list(zip(inks, names, strict=True)) if len(drawn) > 1 else []
     spoken = "; ".join(_in_words(line) for line in drawn) or "no lines"
-    return _figure(title, spoken, body, _LINE_HEIGHT, legend, notes)
+    return _figure(title, spoken, body, _LINE_HEIGHT, legend, written)
 
 
 def bar_chart(

@@ -118,23 +118,19 @@ def _finding(result: Result) -> str:
 
 
 def _plots(results: Sequence[Result]) -> list[Section]:
-    with_plots = [result for result in results if result.evidence.plots]
-    return [
-        Section(
-            result.theorem.claim,
-            paragraphs=tuple(dict.fromkeys(p.note for p in result.evidence.plots if p.note)),
-            figures=tuple(_drawn(plot) for plot in result.evidence.plots),
-        )
-        for result in with_plots
-    ]
+    figures = tuple(
+        _drawn(plot, result.theorem.name) for result in results for plot in result.evidence.plots
+    )
+    return [Section("Figures", figures=figures)] if figures else []
 
 
-def _drawn(plot: Plot) -> Markup:
+def _drawn(plot: Plot, theorem: str) -> Markup:
     return line_chart(
         plot.title,
         [Line(curve.name, curve.points, curve.style) for curve in plot.curves],
         x=Axis(plot.x, log=plot.log_x),
         y=Axis(plot.y, log=plot.log_y),
+        notes=(f"{plot.note} ({theorem})".lstrip(),),
     )
 
 

@@ -206,7 +206,7 @@ def _reward_against_alpha(process: DecisionProcess, data: Float[Tensor, "S A"]) 
         curves.append(Curve(name, tuple(zip(alphas, earned, strict=True)), "marked"))
     best = reward(occupancy(process, optimal_policy(process)))
     for name, level in (("best policy", best), ("data", reward(data))):
-        curves.append(Curve(name, tuple((alpha, level) for alpha in alphas)))
+        curves.append(Curve(name, tuple((alpha, level) for alpha in alphas), "guide"))
     return Plot(
         "Reward of OptiDICE's policy",
         "alpha",
