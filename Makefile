@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check docs format clean
+.PHONY: help setup demo test check docs peers format clean
 
 help:
 	@echo "make demo    align a small model by six objectives; a page shows how far each came"
 	@echo "make test    all tests"
 	@echo "make check   format, lint and types, without changing anything"
 	@echo "make docs    write the generated parts of README.md"
+	@echo "make peers   run the checks on TRL's and Liger-Kernel's losses; write docs/peers.md"
 	@echo "make format  format the code"
 	@echo "make setup   only make $(VENV) and install"
 	@echo "make clean   remove $(VENV) and what the demo wrote"
@@ -41,9 +42,23 @@ check: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
+# Their releases have an environment of their own: what they need must not decide what we test with.
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
+PEERS_NEEDS := benchmarks/peers/requirements.txt
+
+$(PEERS_STAMP): pyproject.toml constraints.txt $(PEERS_NEEDS)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(PEERS_NEEDS) -e .
+	@touch $@
+
+peers: $(PEERS_STAMP)
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/peers_under_laws.py
+
 format: setup
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-run
+	rm -rf $(VENV) $(PEERS) demo-run
