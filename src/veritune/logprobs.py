@@ -26,6 +26,13 @@ class CompletionLogProbs:
     reference: Float[Tensor, " *S"] | None = None
     """Under the reference; None where the objective needs none."""
 
+    policy_common: Float[Tensor, " *S"] | None = None
+    """Under the policy, over the first tokens only: as many as the shorter completion of the pair
+    has; None where the objective needs none."""
+
+    reference_common: Float[Tensor, " *S"] | None = None
+    """The same under the reference."""
+
     @property
     def log_ratio(self) -> Float[Tensor, " *S"]:
         """Policy minus reference, in nats."""

@@ -48,6 +48,7 @@ def test_invalid_hyperparameters_are_refused_with_their_range(card, settings):
                 assert repr(value) in message
                 if isinstance(value, float) and math.isfinite(value):
                     bounds = parameter.range.replace("at least", "greater than or equal to")
+                    bounds = bounds.replace("at most", "less than or equal to")
                     assert any(bound in message for bound in bounds.split(" and "))
         with pytest.raises(SettingsError, match=parameter.name):
             settings_of(card, settings | {parameter.name: -1.0}, data_fraction=None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from veritune.models.adapters import AdapterConfig, attach_adapter
-from veritune.models.forward import CausalModel, sum_by_completion
+from veritune.models.forward import CausalModel, common_length_mask, sum_by_completion
 from veritune.models.reference import noise_tolerance
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
@@ -347,3 +347,13 @@ def test_tokens_without_loss_are_context_and_no_target(
     torch.testing.assert_close(parts.sum(), whole[0], rtol=0, atol=TOLERANCE)
     with torch.no_grad():
         torch.testing.assert_close(exact_logprobs(hf_model, halves), parts, rtol=0, atol=TOLERANCE)
+
+
+def test_the_common_length_of_a_pair_is_that_of_its_shorter_completion():
+    mask = common_length_mask(torch.tensor([3, 1, 2, 2, 1, 4]))
+
+    assert mask.int().tolist() == [
+        *(1, 0, 0), *(1,),
+        *(1, 1), *(1, 1),
+        *(1,), *(1, 0, 0, 0),
+    ]  # fmt: skip

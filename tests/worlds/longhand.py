@@ -9,7 +9,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,16 @@ from veritune.logprobs import (
 )
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.training.step import Objective
+
+
+class Measured(NamedTuple):
+    """What is known of one completion of a record, all of it and within the common length."""
+
+    policy: Tensor
+    reference: Tensor | None
+    length: int
+    policy_common: Tensor
+    reference_common: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -43,15 +53,19 @@ def wide(model: Any) -> Any:
     return other
 
 
-def sequence_logprob(model: Any, prompt: Any, completion: Any, temperature: float) -> Tensor:
-    """log p(completion | prompt) over its loss-bearing tokens, token by token."""
+def sequence_logprob(
+    model: Any, prompt: Any, completion: Any, temperature: float, first: int | None = None
+) -> Tensor:
+    """log p(completion | prompt) over its loss-bearing tokens or the first of them, one by one."""
     ids = torch.tensor([*prompt.tolist(), *completion.ids.tolist()])
     logits = model(input_ids=ids[None], use_cache=False).logits[0] / temperature
     total = logits.new_zeros(())
+    counted = 0
     for place, (token, counts) in enumerate(
         zip(completion.ids.tolist(), completion.bears_loss.tolist(), strict=True)
     ):
-        if counts:
+        if counts and (first is None or counted < first):
+            counted += 1
             total = total + logits[len(prompt) + place - 1].log_softmax(-1)[token]
     return total
 
@@ -93,17 +107,26 @@ def longhand(
 
 def _example(
     policy: Any, reference: Any, dataset: TokenizedDataset, index: int, temperature: float
-) -> list[tuple[Tensor, Tensor | None, int]]:
-    """Policy, reference and length of each completion of a record."""
+) -> list[Measured]:
+    """Each completion of a record."""
     group = dataset[index]
+    lengths = [int(sum(completion.bears_loss)) for completion in group.completions]
+
+    def both(model: Any, completion: Any) -> tuple[Tensor, Tensor]:
+        whole, common = (
+            sequence_logprob(model, group.prompt, completion, temperature, first)
+            for first in (None, min(lengths))
+        )
+        return whole, common
+
     found = []
-    for completion in group.completions:
-        ours = sequence_logprob(policy, group.prompt, completion, temperature)
-        theirs = None
+    for completion, length in zip(group.completions, lengths, strict=True):
+        ours, ours_common = both(policy, completion)
+        theirs, theirs_common = None, None
         if reference is not None:
             with torch.no_grad():
-                theirs = sequence_logprob(reference, group.prompt, completion, temperature)
-        found.append((ours, theirs, int(sum(completion.bears_loss))))
+                theirs, theirs_common = both(reference, completion)
+        found.append(Measured(ours, theirs, length, ours_common, theirs_common))
     return found
 
 
@@ -134,7 +157,7 @@ def _baseline(
 def _form(
     dataset: TokenizedDataset,
     index: int,
-    completions: list[tuple[Tensor, Tensor | None, int]],
+    completions: list[Measured],
     labels: list[bool],
     baseline: float | None,
 ) -> LogProbs:
@@ -143,11 +166,17 @@ def _form(
     def column(*places: int, rank: int = 1) -> CompletionLogProbs:
         chosen = [completions[place] for place in places]
         shape = (len(places),) if rank == 1 else (1, len(places))
-        has_reference = chosen[0][1] is not None
+
+        def side_by_side(values: list[Tensor | None]) -> Tensor | None:
+            known = [value for value in values if value is not None]
+            return torch.stack(known).view(shape) if known else None
+
         return CompletionLogProbs(
-            policy=torch.stack([c[0] for c in chosen]).view(shape),
-            length=torch.tensor([c[2] for c in chosen]).view(shape),
-            reference=torch.stack([c[1] for c in chosen]).view(shape) if has_reference else None,
+            policy=torch.stack([c.policy for c in chosen]).view(shape),
+            length=torch.tensor([c.length for c in chosen]).view(shape),
+            reference=side_by_side([c.reference for c in chosen]),
+            policy_common=side_by_side([c.policy_common for c in chosen]),
+            reference_common=side_by_side([c.reference_common for c in chosen]),
         )
 
     if dataset.kind == "paired":
@@ -172,7 +201,7 @@ def _metrics(
     objective: Objective,
     dataset: TokenizedDataset,
     indices: Sequence[int],
-    examples: list[list[tuple[Tensor, Tensor | None, int]]],
+    examples: list[list[Measured]],
     labels: list[bool],
 ) -> dict[str, float]:
     scales = {

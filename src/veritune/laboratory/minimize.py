@@ -12,6 +12,8 @@ from veritune.laboratory.population import PopulationLoss
 _SUFFICIENT_DECREASE = 1e-4
 _SMALLEST_CURVATURE = 1e-12
 _CERTIFIED_GRADIENT = 1e-9
+_CERTIFIED_DISTANCE = 1e-3
+"""In nats of the logits: gradient over curvature."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,15 @@ class Certificate(Protocol):
 
 
 def is_certified(found: Certificate) -> bool:
-    """Whether a search ended at a strict local minimum and not merely ran out of steps."""
-    return found.gradient_norm < _CERTIFIED_GRADIENT and found.smallest_curvature > 0
+    """Whether a search ended at a strict local minimum and not merely ran out of steps.
+
+    Where a loss falls for ever its gradient fades, but its curvature fades with it: the minimum, if
+    there were one, would stay as far away as it was.
+    """
+    return (
+        found.gradient_norm < _CERTIFIED_GRADIENT
+        and found.gradient_norm < _CERTIFIED_DISTANCE * found.smallest_curvature
+    )
 
 
 def minimize(

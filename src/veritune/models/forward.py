@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -170,6 +170,21 @@ def sum_by_completion(
     """
     wide = tokens.double()
     return wide.new_zeros(num_completions).index_add(0, owner, wide)
+
+
+def common_length_mask(lengths: Int[Tensor, " S"]) -> Bool[Tensor, " R"]:
+    """Which tokens lie within the length of the shorter completion of their pair.
+
+    Args:
+        lengths: Loss-bearing tokens of each completion, those of a pair next to each other.
+
+    Returns:
+        True or False for each of the `sum(lengths)` tokens, completion after completion.
+    """
+    common = lengths.view(-1, 2).amin(dim=1).repeat_interleave(2)
+    starts = lengths.cumsum(0) - lengths
+    place = torch.arange(int(lengths.sum()), device=lengths.device)
+    return place - starts.repeat_interleave(lengths) < common.repeat_interleave(lengths)
 
 
 def _counts(owner: Tensor, batch: Batch) -> tuple[Tensor]:

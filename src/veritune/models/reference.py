@@ -74,9 +74,19 @@ class ReferenceLogProbs:
         Raises:
             ReferenceCacheError: The group was never scored.
         """
+        tokens, lengths = self._tokens(group)
+        return torch.stack([part.double().sum() for part in torch.split(tokens, lengths)])
+
+    def common_sums(self, pair: TokenizedRecord) -> Float[Tensor, " 2"]:
+        """The same over the first tokens, as many as the shorter completion of a pair has."""
+        tokens, lengths = self._tokens(pair)
+        parts = torch.split(tokens, lengths)
+        return torch.stack([part[: min(lengths)].double().sum() for part in parts])
+
+    def _tokens(self, group: TokenizedRecord) -> tuple[Float[Tensor, " R"], list[int]]:
         lengths = [int(c.bears_loss.sum()) for c in group.completions]
-        values = torch.from_numpy(np.array(self.cache.get(group.key(), sum(lengths))))
-        return torch.stack([part.double().sum() for part in torch.split(values, lengths)])
+        values = np.array(self.cache.get(group.key(), sum(lengths)))
+        return torch.from_numpy(values), lengths
 
 
 @torch.no_grad()

@@ -48,6 +48,9 @@ class Card:
     needs_mean_log_ratio: bool = False
     """Whether `mean_log_ratio` of the paired or unpaired form is read."""
 
+    needs_common_length: bool = False
+    """Whether `policy_common` and `reference_common` of the paired form are read."""
+
     needs_advantages: bool = False
     """Whether `advantages` of the sampled form is read."""
 

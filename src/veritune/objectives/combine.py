@@ -50,6 +50,7 @@ def combine(cards: Sequence[Card]) -> Card:
         needs_reference=any(card.needs_reference for card in cards),
         needs_mismatched=any(card.needs_mismatched for card in cards),
         needs_mean_log_ratio=any(card.needs_mean_log_ratio for card in cards),
+        needs_common_length=any(card.needs_common_length for card in cards),
         needs_advantages=any(card.needs_advantages for card in cards),
         normalizer=cards[0].normalizer,
         finite_everywhere=all(card.finite_everywhere for card in cards),

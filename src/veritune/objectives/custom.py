@@ -93,6 +93,7 @@ def declare_what_is_read(card: Card, hyperparameters: Mapping[str, float]) -> Ca
         needs_reference=reads["reference"],
         needs_mismatched=reads["mismatched_log_ratio"],
         needs_mean_log_ratio=reads["mean_log_ratio"],
+        needs_common_length=reads["common length"],
         needs_advantages=reads["advantages"],
     )
 

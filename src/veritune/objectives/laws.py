@@ -46,6 +46,9 @@ class Tables:
     mismatched_log_ratio: float = 0.3
     mean_log_ratio: float = 0.2
     advantage: float = 0.5
+    common_share: float = 0.6
+    """Part of a rejected completion's log-probability that lies within the length of the chosen
+    one, which is the shorter."""
 
     def rows(self, which: slice | Tensor) -> "Tables":
         """These examples only, or in another order."""
@@ -97,7 +100,9 @@ class Trial:
         if kind == "demonstration":
             return DemonstrationLogProbs(_column(tables, 0))
         if kind == "paired":
-            return PairedLogProbs(_column(tables, 0), _column(tables, 1), mean_log_ratio=mean)
+            chosen = _with_common_length(_column(tables, 0), 1.0)
+            rejected = _with_common_length(_column(tables, 1), tables.common_share)
+            return PairedLogProbs(chosen, rejected, mean_log_ratio=mean)
         if kind == "unpaired":
             return UnpairedLogProbs(
                 completion=_column(tables, 0),
@@ -120,8 +125,17 @@ class Trial:
 def _column(tables: Tables, column: int) -> CompletionLogProbs:
     return CompletionLogProbs(
         policy=tables.policy[:, column],
-        length=torch.full((len(tables.policy),), 5),
+        length=torch.full((len(tables.policy),), 5 + 2 * column),
         reference=None if tables.reference is None else tables.reference[:, column],
+    )
+
+
+def _with_common_length(completion: CompletionLogProbs, share: float) -> CompletionLogProbs:
+    reference = completion.reference
+    return dataclasses.replace(
+        completion,
+        policy_common=share * completion.policy,
+        reference_common=None if reference is None else share * reference,
     )
 
 
@@ -288,6 +302,7 @@ def what_is_read(trial: Trial) -> dict[str, bool]:
         "reference": dataclasses.replace(tables, reference=elsewhere),
         "mismatched_log_ratio": dataclasses.replace(tables, mismatched_log_ratio=0.9),
         "mean_log_ratio": dataclasses.replace(tables, mean_log_ratio=0.9),
+        "common length": dataclasses.replace(tables, common_share=0.8),
         "advantages": dataclasses.replace(tables, advantage=0.9),
     }
     return {what: not torch.equal(trial.loss(other), loss) for what, other in changed.items()}
@@ -300,6 +315,7 @@ def the_card_says_what_is_read(trial: Trial) -> Iterator[str]:
         "reference": card.needs_reference,
         "mismatched_log_ratio": card.needs_mismatched,
         "mean_log_ratio": card.needs_mean_log_ratio,
+        "common length": card.needs_common_length,
         "advantages": card.needs_advantages,
     }
     for what, is_read in what_is_read(trial).items():

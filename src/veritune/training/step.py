@@ -7,16 +7,18 @@ taken from the global batch before the first backward pass.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from veritune import distributed, seeds
+from veritune.batches.batch import Batch
 from veritune.batches.loader import GlobalBatch
 from veritune.batches.pack import rows_by_budget
 from veritune.errors import NonFiniteLossError, StepZeroError
-from veritune.models.forward import CausalModel
+from veritune.logprobs import CompletionLogProbs
+from veritune.models.forward import CausalModel, common_length_mask, sum_by_completion
 from veritune.models.reference import ReferenceLogProbs, noise_tolerance
 from veritune.objectives.card import Card
 from veritune.tokens.dataset import TokenizedDataset
@@ -130,9 +132,8 @@ class ObjectivePass:
         for row in self._rows(groups):
             indices = [batch.indices[place] for place in row]
             packed = self.model.batch([groups[place] for place in row], indices)
-            policy, lengths, _ = self.model.completion_logprobs(packed)
-            reference = self._reference_sums([groups[place] for place in row], policy.device)
-            data = assemble(self.dataset, indices, policy, lengths, reference, facts)
+            completion = self._completions(packed, [groups[place] for place in row])
+            data = assemble(self.dataset, indices, completion, facts)
             loss = self.objective.loss(data)
             if backward:
                 (loss.sum() / normalizer).backward()  # type: ignore[no-untyped-call]
@@ -141,9 +142,9 @@ class ObjectivePass:
             if card.needs_mean_log_ratio:
                 totals += class_totals(data)
             extent[0] += packed.num_tokens
-            if reference is not None:
-                ratio = (policy.detach() - reference).abs()
-                tolerance = lengths.double().sqrt() * noise_tolerance(self.model, 1)
+            if completion.reference is not None:
+                ratio = completion.log_ratio.detach().abs()
+                tolerance = completion.length.double().sqrt() * noise_tolerance(self.model, 1)
                 # `max` of Python would lose a nan.
                 extent[1] = torch.maximum(extent[1], (ratio / tolerance).max().cpu())
         return self._reduced(losses, sums, totals, extent, normalizer)
@@ -177,12 +178,35 @@ class ObjectivePass:
         sizes = [self.model.row_tokens(groups[place]) for place in places]
         return [[places[i] for i in row] for row in rows_by_budget(sizes, self.tokens_per_row)]
 
+    def _completions(self, packed: Batch, groups: Sequence[TokenizedRecord]) -> CompletionLogProbs:
+        """What policy and reference say of the completions of a row, shape (S,)."""
+        policy, lengths, tokens = self.model.completion_logprobs(packed)
+        completion = CompletionLogProbs(
+            policy, lengths, self._reference_sums(groups, policy.device)
+        )
+        if not self.objective.card.needs_common_length:
+            return completion
+        within = torch.where(common_length_mask(lengths), tokens, 0)
+        owner = packed.completion.to(tokens.device)
+        return replace(
+            completion,
+            policy_common=sum_by_completion(within, owner, packed.num_completions),
+            reference_common=self._reference_common_sums(groups, policy.device),
+        )
+
     def _reference_sums(
         self, groups: Sequence[TokenizedRecord], device: torch.device
     ) -> Tensor | None:
         if self.reference is None:
             return None
         return torch.cat([self.reference.sums(group) for group in groups]).to(device)
+
+    def _reference_common_sums(
+        self, groups: Sequence[TokenizedRecord], device: torch.device
+    ) -> Tensor | None:
+        if self.reference is None or not self.objective.card.needs_common_length:
+            return None
+        return torch.cat([self.reference.common_sums(group) for group in groups]).to(device)
 
     def _facts(self, batch: GlobalBatch, places: range) -> GlobalFacts:
         indices = list(batch.indices)
@@ -303,6 +327,7 @@ def _expected_initial_loss(
     groups = [dataset[index] for index in batch.indices]
     reference = objective_pass._reference_sums(groups, torch.device("cpu"))
     assert reference is not None, "the caller has looked"
+    common = objective_pass._reference_common_sums(groups, torch.device("cpu"))
     lengths = torch.tensor([int(c.bears_loss.sum()) for g in groups for c in g.completions])
     noise = lengths.double().sqrt() * noise_tolerance(objective_pass.model, 1)
 
@@ -310,7 +335,13 @@ def _expected_initial_loss(
         facts = GlobalFacts(
             len(groups), int(lengths.sum()), objective_pass.num_desirable(batch), baseline, zero
         )
-        data = assemble(dataset, batch.indices, policy, lengths, reference, facts)
+        completion = CompletionLogProbs(policy, lengths, reference)
+        if common is not None:
+            # The shift of the whole is as much as rounding can move a part.
+            completion = replace(
+                completion, policy_common=common + (policy - reference), reference_common=common
+            )
+        data = assemble(dataset, batch.indices, completion, facts)
         return loss(data, **objective.hyperparameters)
 
     zero = reference.new_zeros(())
