@@ -201,11 +201,18 @@ def _loss_at_the_reference(settings: Mapping[str, Any]) -> ReferenceLine | None:
     card = choice.card
     if card.initial_loss is None or card.data is not PairedLogProbs:
         return None
-    zero = torch.zeros(1)
-    completion = CompletionLogProbs(zero, torch.ones(1, dtype=torch.int64), zero)
-    loss = float(
-        card.initial_loss(PairedLogProbs(completion, completion), **choice.hyperparameters)
+    # Two pairs that have nothing in common: where the value depends on the pair there is no line.
+    chosen, rejected = (
+        CompletionLogProbs(values, lengths, values, values / 2, values / 2)
+        for values, lengths in (
+            (torch.tensor([-1.0, -4.0]), torch.tensor([1, 5])),
+            (torch.tensor([-2.0, -1.5]), torch.tensor([3, 2])),
+        )
     )
+    losses = card.initial_loss(PairedLogProbs(chosen, rejected), **choice.hyperparameters)
+    if losses[0] != losses[1]:
+        return None
+    loss = float(losses[0])
     written = "log 2" if math.isclose(loss, math.log(2), rel_tol=1e-6) else format_number(loss)
     return ReferenceLine(loss, f"{written}: policy equals reference")
 
