@@ -92,7 +92,9 @@ def test_the_loss_of_the_reference_is_drawn_where_it_is_known(report):
     # 1 / (4 tau^2) with tau = 0.5.
     ipo = SETTINGS | {"objective": {"name": "ipo", "tau": 0.5}}
     assert "1: policy equals reference" in report(lines, ipo)
-    for objective in ("simulated", {"name": "dpo", "beta": -1}, "kto", None):
+    # Nor where it depends on the pair.
+    by_pair = ("length_regularized_dpo", "ld_dpo_policy")
+    for objective in ("simulated", {"name": "dpo", "beta": -1}, "kto", None, *by_pair):
         other = report(lines, SETTINGS | {"objective": objective})
         assert "policy equals reference" not in other
 

@@ -49,16 +49,21 @@ class Certificate(Protocol):
     def smallest_curvature(self) -> float: ...
 
 
-def is_certified(found: Certificate) -> bool:
+def is_certified(found: Certificate, *, may_lie_on_boundary: bool = False) -> bool:
     """Whether a search ended at a strict local minimum and not merely ran out of steps.
 
     Where a loss falls for ever its gradient fades, but its curvature fades with it: the minimum, if
     there were one, would stay as far away as it was.
+
+    Args:
+        found: What the search says.
+        may_lie_on_boundary: Whether the claim is about a law with zeros, which finite logits
+            approach without end: then a fading gradient is all that there is to see.
     """
-    return (
-        found.gradient_norm < _CERTIFIED_GRADIENT
-        and found.gradient_norm < _CERTIFIED_DISTANCE * found.smallest_curvature
-    )
+    if not (found.gradient_norm < _CERTIFIED_GRADIENT and found.smallest_curvature > 0):
+        return False
+    distance = found.gradient_norm / found.smallest_curvature
+    return may_lie_on_boundary or distance < _CERTIFIED_DISTANCE
 
 
 def minimize(

@@ -117,30 +117,26 @@ LEARNERS: dict[str, Learner] = {
 
 def rate(name: str, learner: Learner, num_draws: int) -> Evidence:
     """KL to the target over the number of pairs, fitted by a power of n."""
-    # A flat target: with a hundred pairs every completion wins and loses at least once.
-    problem = target_problem(8, seed=3, sharpness=0.5)
+    # A flat target: with a hundred pairs every completion wins and loses at least once. If one did
+    # not, there would be no finite estimate, and the slope would be no number.
+    problem = target_problem(8, seed=3, sharpness=0.3)
     target = target_of(problem)
     generator = stream(0, "laboratory", "rate", name)
     errors = [
         [kl(target, learner(sampled_problem(problem, size, generator))) for _ in range(num_draws)]
         for size in _SIZES
     ]
-    # Few pairs can leave a completion without a win or without a loss; then there is no finite
-    # estimate. The sizes with such draws are left out of the fit and named.
-    whole = [(n, e) for n, e in zip(_SIZES, errors, strict=True) if all(map(math.isfinite, e))]
-    slope = fitted_slope([n for n, _ in whole], [e for _, e in whole])
-    constants = [n * math.fsum(e) / len(e) for n, e in whole]
-    line = Curve(
-        f"{name}: slope {slope}",
-        tuple((float(n), math.fsum(e) / len(e)) for n, e in whole),
-        "marked",
-    )
-    guide = Curve("1 / n", tuple((float(n), constants[-1] / n) for n, _ in whole), "guide")
+    slope = fitted_slope(_SIZES, errors)
+    means = [math.fsum(drawn) / len(drawn) for drawn in errors]
+    constants = [n * mean for n, mean in zip(_SIZES, means, strict=True)]
+    points = tuple(zip(map(float, _SIZES), means, strict=True))
+    line = Curve(f"{name}: slope {slope}", points, "marked")
+    guide = Curve("1 / n", tuple((float(n), constants[-1] / n) for n in _SIZES), "guide")
     return Evidence(
         residual=abs(slope.value + 1),
         control=abs(slope.value + 0.5),
-        detail=f"slope {slope} over n = {whole[0][0]:,} to {whole[-1][0]:,}, {num_draws} draws "
-        f"each; n * KL is {min(constants):.2f} to {max(constants):.2f}",
+        detail=f"slope {slope} over n = {_SIZES[0]:,} to {_SIZES[-1]:,}, {num_draws} draws each; "
+        f"n * KL is {min(constants):.2f} to {max(constants):.2f}",
         plots=(
             Plot(
                 f"Distance of {name} from the target",
