@@ -97,7 +97,28 @@ def expected_group_loss(
         hyperparameters: Of the loss.
     """
     assert problem.reward is not None, "scores are a reward"
-    which, reward = groups.which, problem.reward
+    return expected_scored_loss(
+        loss, problem, groups, problem.reward[groups.which], **hyperparameters
+    )
+
+
+def expected_scored_loss(
+    loss: Callable[..., Tensor],
+    problem: FiniteProblem,
+    groups: GroupDraws,
+    scores: Float[Tensor, "B K"],
+    **hyperparameters: float,
+) -> PopulationLoss:
+    """The same with a score for each place of each group, whatever it comes from.
+
+    Args:
+        loss: A loss of the catalog on scored groups.
+        problem: Holds the reference.
+        groups: What it is averaged over.
+        scores: Of the completions of each group.
+        hyperparameters: Of the loss.
+    """
+    which = groups.which
 
     def expected_loss(policy: Float[Tensor, " Y"]) -> Float[Tensor, ""]:
         data = ScoredLogProbs(
@@ -106,7 +127,7 @@ def expected_group_loss(
                 length=torch.ones_like(which),
                 reference=problem.reference[which],
             ),
-            scores=reward[which],
+            scores=scores,
             present=torch.ones_like(which, dtype=torch.bool),
         )
         return (groups.weight * loss(data, **hyperparameters)).sum()

@@ -5,24 +5,17 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from veritune.laboratory.group_draws import GroupDraws
+from veritune.laboratory.group_draws import GroupDraws, expected_scored_loss
 from veritune.laboratory.population import PopulationLoss
-from veritune.logprobs import CompletionLogProbs, ScoredLogProbs
 from veritune.objectives.optimum import FiniteProblem
 
 
 @dataclass(frozen=True)
-class Rankings:
-    """Groups of K completions in an order, with the probability of each."""
-
-    which: Int[Tensor, "B K"]
-    """The completions of each group, as indices, the best first."""
-
-    weight: Float[Tensor, " B"]
-    """Sums to one."""
+class Rankings(GroupDraws):
+    """Groups of completions in an order, the best first, with the probability of each."""
 
 
 def every_ranking(groups: GroupDraws, reward: Float[Tensor, " Y"]) -> Rankings:
@@ -64,23 +57,10 @@ def expected_ranking_loss(
         rankings: What it is averaged over.
         hyperparameters: Of the loss.
     """
-    which, weight = rankings.which, rankings.weight
-    group_size = which.shape[1]
-    scores = torch.arange(group_size - 1, -1, -1, dtype=weight.dtype).expand(which.shape)
-
-    def expected_loss(policy: Float[Tensor, " Y"]) -> Float[Tensor, ""]:
-        data = ScoredLogProbs(
-            completions=CompletionLogProbs(
-                policy=policy[which],
-                length=torch.ones_like(which),
-                reference=problem.reference[which],
-            ),
-            scores=scores,
-            present=torch.ones_like(which, dtype=torch.bool),
-        )
-        return (weight * loss(data, **hyperparameters)).sum()
-
-    return expected_loss
+    group_size = rankings.which.shape[1]
+    order = torch.arange(group_size - 1, -1, -1, dtype=rankings.weight.dtype)
+    scores = order.expand(rankings.which.shape)
+    return expected_scored_loss(loss, problem, rankings, scores, **hyperparameters)
 
 
 def wins_in_all_pairs(rankings: Rankings, num_completions: int) -> Float[Tensor, "Y Y"]:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.lengths import with_lengths
 from veritune.laboratory.minimize import minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
@@ -18,7 +19,7 @@ def test_chosen_nll_mean_loss_and_its_derivatives_are_those_of_the_formula(pairs
     assert pairs.rejected.policy.grad is None
 
 
-def test_its_minimizer_weighs_chosen_completions_by_their_inverse_length(with_lengths):
+def test_its_minimizer_weighs_chosen_completions_by_their_inverse_length():
     problem = bradley_terry_problem(num_completions=4, seed=0)
     length = torch.tensor([1, 2, 5, 9])
     loss = with_lengths(chosen_nll_mean_loss, length)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.lengths import with_lengths
 from veritune.laboratory.minimize import is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
@@ -25,7 +26,7 @@ def test_dpo_mean_loss_and_its_derivatives_are_those_of_the_formula(pairs):
     assert pairs.rejected.policy.grad.item() == pytest.approx(force / 12)
 
 
-def test_its_minimizer_tilts_the_reference_by_length_times_reward(with_lengths):
+def test_its_minimizer_tilts_the_reference_by_length_times_reward():
     """The normalizer is inside the exponent, where the length multiplies it."""
     problem = bradley_terry_problem(num_completions=4, seed=2)
     length = torch.tensor([1, 2, 3, 5])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.lengths import with_lengths
 from veritune.laboratory.minimize import minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import cyclic_problem
@@ -23,7 +24,7 @@ def test_ipo_mean_loss_and_its_derivatives_are_those_of_the_formula(pairs):
     assert pairs.rejected.policy.grad.item() == pytest.approx(-2 * distance / 12, abs=1e-6)
 
 
-def test_its_minimizer_tilts_the_reference_by_length_times_win_probability(with_lengths):
+def test_its_minimizer_tilts_the_reference_by_length_times_win_probability():
     """The normalizer is inside the exponent, where the length multiplies it."""
     problem = cyclic_problem(num_completions=4, seed=2)
     length = torch.tensor([1, 2, 3, 5])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from veritune.laboratory.distances import total_variation
+from veritune.laboratory.lengths import with_lengths
 from veritune.laboratory.minimize import is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
@@ -23,7 +24,7 @@ def test_the_loss_and_its_derivatives_are_those_of_the_formula(pairs):
     assert pairs.rejected.policy.grad.item() == pytest.approx(force)
 
 
-def test_its_minimizer_tilts_the_reference_by_the_reward_less_the_price_of_its_tokens(with_lengths):
+def test_its_minimizer_tilts_the_reference_by_the_reward_less_the_price_of_its_tokens():
     problem = bradley_terry_problem(num_completions=4, seed=3)
     length = torch.tensor([1, 2, 3, 5])
     loss = with_lengths(length_regularized_dpo_loss, length)

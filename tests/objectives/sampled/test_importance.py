@@ -3,9 +3,9 @@ from math import exp
 import pytest
 import torch
 
+from veritune.objectives.group_mean import group_mean
 from veritune.objectives.sampled.importance import (
     clipped_gain,
-    group_mean,
     importance_ratio,
     leave_one_out_mean,
 )

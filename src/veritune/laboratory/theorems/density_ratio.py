@@ -13,6 +13,7 @@ from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.labels import class_laws, joint_problem
 from veritune.laboratory.minimize import Minimum, is_certified, minimize
+from veritune.laboratory.outcomes import with_labels
 from veritune.laboratory.population import PopulationLoss, population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -254,14 +255,7 @@ def winners_of_a_cycle() -> Evidence:
     for seed in _SEEDS:
         cycle = cyclic_problem(_NUM_COMPLETIONS - 1, seed)
         assert cycle.preferences is not None, "a cyclic problem has preferences"
-        assert cycle.pair_law is not None, "a cyclic problem has a pair law"
-        outcomes = (cycle.pair_law + cycle.pair_law.T) * cycle.preferences
-        problem = dataclasses.replace(
-            cycle,
-            desirable=outcomes.sum(dim=1).log(),
-            undesirable=outcomes.sum(dim=0).log(),
-            desirable_fraction=0.5,
-        )
+        problem = with_labels(cycle)
         target = cycle.reference + (2 * win_probability(cycle)).log()
         laws = class_laws(problem)
         residuals.append(abs(float(target.exp().sum()) - 1))

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from veritune.logprobs import SampledLogProbs
 from veritune.objectives.card import Card
-from veritune.objectives.sampled.importance import clipped_gain, group_mean
+from veritune.objectives.group_mean import group_mean
+from veritune.objectives.sampled.importance import clipped_gain
 from veritune.ranges import OpenFraction
 
 

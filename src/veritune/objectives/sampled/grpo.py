@@ -6,7 +6,8 @@ from torch import Tensor
 
 from veritune.logprobs import SampledLogProbs
 from veritune.objectives.card import Card
-from veritune.objectives.sampled.importance import clipped_gain, group_mean, importance_ratio
+from veritune.objectives.group_mean import group_mean
+from veritune.objectives.sampled.importance import clipped_gain, importance_ratio
 from veritune.ranges import NonNegative, OpenFraction
 
 

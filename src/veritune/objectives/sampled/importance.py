@@ -33,11 +33,6 @@ def leave_one_out_mean(
     return masked @ is_other.to(values.dtype) / num_others.clamp(min=1)
 
 
-def group_mean(values: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
-    """Mean over the completions that are present; 0 for a group without any."""
-    return torch.where(present, values, 0).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
-
-
 def clipped_gain(
     log_ratio: Float[Tensor, "B K T"],
     advantage: Float[Tensor, "B K T"],

@@ -5,12 +5,9 @@ from torch import Tensor
 
 from veritune.logprobs import SampledLogProbs
 from veritune.objectives.card import Card
+from veritune.objectives.group_mean import group_mean
 from veritune.objectives.optimum import FiniteProblem, tilted_reference
-from veritune.objectives.sampled.importance import (
-    group_mean,
-    importance_ratio,
-    leave_one_out_mean,
-)
+from veritune.objectives.sampled.importance import importance_ratio, leave_one_out_mean
 from veritune.ranges import Positive
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from veritune.logprobs import ScoredLogProbs
 from veritune.objectives.card import Card
-from veritune.objectives.sampled.importance import group_mean
+from veritune.objectives.group_mean import group_mean
 from veritune.objectives.scored.group_laws import group_law
 from veritune.ranges import Positive
 

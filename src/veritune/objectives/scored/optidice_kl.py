@@ -5,7 +5,7 @@ from torch import Tensor
 
 from veritune.logprobs import ScoredLogProbs
 from veritune.objectives.card import Card
-from veritune.objectives.sampled.importance import group_mean
+from veritune.objectives.group_mean import group_mean
 from veritune.objectives.scored.dual_weights import kl_weights
 from veritune.ranges import Positive
 

@@ -7,8 +7,8 @@ from torch.nn.functional import logsigmoid
 
 from veritune.logprobs import ScoredLogProbs
 from veritune.objectives.card import Card
+from veritune.objectives.group_mean import group_mean
 from veritune.objectives.optimum import FiniteProblem
-from veritune.objectives.sampled.importance import group_mean
 from veritune.ranges import Positive
 
 
