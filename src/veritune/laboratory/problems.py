@@ -102,9 +102,13 @@ def deterministic_problem(num_completions: int, seed: int) -> FiniteProblem:
 
 def noisy_problem(num_completions: int, seed: int, *, noise: float) -> FiniteProblem:
     """The deterministic problem with each label flipped with this probability, below one half."""
-    problem = deterministic_problem(num_completions, seed)
-    assert problem.preferences is not None, "a deterministic problem has preferences"
-    flipped = (1 - noise) * problem.preferences + noise * (1 - problem.preferences)
+    return with_flipped_labels(deterministic_problem(num_completions, seed), noise)
+
+
+def with_flipped_labels(problem: FiniteProblem, rate: float) -> FiniteProblem:
+    """The same problem where each label is flipped with this probability; its reward stays."""
+    assert problem.preferences is not None, "labels of pairs are flipped"
+    flipped = (1 - rate) * problem.preferences + rate * (1 - problem.preferences)
     return dataclasses.replace(problem, preferences=flipped)
 
 

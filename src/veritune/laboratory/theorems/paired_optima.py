@@ -17,6 +17,7 @@ from veritune.laboratory.problems import (
     cyclic_problem,
     deterministic_problem,
     noisy_problem,
+    with_flipped_labels,
 )
 from veritune.laboratory.theorem import Evidence, Theorem
 from veritune.objectives.optimum import FiniteProblem, tilted_reference
@@ -48,13 +49,6 @@ def _with_pairs_of_its_own(problem: FiniteProblem, seed: int) -> FiniteProblem:
     logits = 1.5 * torch.randn(size, size, generator=generator, dtype=torch.float64)
     law = logits.flatten().softmax(dim=0).view(size, size)
     return dataclasses.replace(problem, pair_law=(law + law.T) / 2)
-
-
-def _with_flips(problem: FiniteProblem, epsilon: float) -> FiniteProblem:
-    """The same problem with each label turned over with this probability."""
-    assert problem.preferences is not None, "labels come from preferences"
-    flipped = (1 - epsilon) * problem.preferences + epsilon * (1 - problem.preferences)
-    return dataclasses.replace(problem, preferences=flipped)
 
 
 def dpo_tilts_the_reference() -> Evidence:
@@ -143,7 +137,7 @@ def robust_dpo_is_dpo_on_flipped_labels() -> Evidence:
         clean = bradley_terry_problem(_NUM_COMPLETIONS, seed)
         laws = [bradley_terry_problem(_NUM_COMPLETIONS, 100 + k).reference for k in range(5)]
         for epsilon in (0.1, 0.3):
-            flipped = _with_flips(clean, epsilon)
+            flipped = with_flipped_labels(clean, epsilon)
             on_clean, on_flipped = (
                 population_loss(robust_dpo_loss, given, beta=0.5, epsilon=epsilon)
                 for given in (clean, flipped)
@@ -173,7 +167,7 @@ def rdpo_undoes_flipped_labels() -> Evidence:
         clean = bradley_terry_problem(_NUM_COMPLETIONS, seed)
         claimed = dpo_optimum(clean, beta=0.5)
         for epsilon in (0.1, 0.3):
-            flipped = _with_flips(clean, epsilon)
+            flipped = with_flipped_labels(clean, epsilon)
             for loss, distances in ((rdpo_loss, residuals), (robust_dpo_loss, controls)):
                 expected = population_loss(loss, flipped, beta=0.5, epsilon=epsilon)
                 distances.append(_distance(minimize(expected, clean.reference), claimed))

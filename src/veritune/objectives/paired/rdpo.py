@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from veritune.logprobs import PairedLogProbs
 from veritune.objectives.card import Card
+from veritune.objectives.optimum import FiniteProblem, tilted_reference
 from veritune.ranges import HalfFraction, Positive
 
 
@@ -49,6 +50,14 @@ def rdpo_initial_loss(
     return torch.full_like(pairs.chosen.policy, math.log(2))
 
 
+def rdpo_optimum(
+    problem: FiniteProblem, *, beta: Positive = 0.1, epsilon: HalfFraction = 0.1
+) -> Float[Tensor, " Y"]:
+    """The reference tilted by the reward that labels followed before they were flipped."""
+    assert problem.reward is not None, "the optimum is known where preferences follow a reward"
+    return tilted_reference(problem.reference, problem.reward / beta)
+
+
 CARD = Card(
     loss=rdpo_loss,
     data=PairedLogProbs,
@@ -59,6 +68,7 @@ CARD = Card(
         "label was then flipped with probability epsilon; where labels are cleaner than that, the "
         "margin of clear pairs grows without end"
     ),
+    optimum=rdpo_optimum,
     initial_loss=rdpo_initial_loss,
     reward_scale="beta",
 )

@@ -67,15 +67,13 @@ def plackett_luce_initial_loss(
     return num_left.to(groups.scores.dtype).log().where(present, 0).sum(dim=-1)
 
 
-# The card holds no optimum: a finite problem scores completions by the reward itself, so its
-# rankings are certain and drive the policy to the best completion without end. The optimum above is
-# for rankings that are drawn, each with its Plackett-Luce probability.
 CARD = Card(
     loss=plackett_luce_loss,
     data=ScoredLogProbs,
     source="arXiv:2305.18290, appendix A.3",
     title="direct preference optimization on rankings",
     target="the reference tilted by exp(reward / beta), if rankings are drawn by Plackett-Luce",
+    optimum=plackett_luce_optimum,
     initial_loss=plackett_luce_initial_loss,
     reward_scale="beta",
 )
