@@ -12,7 +12,7 @@ help:
 	@echo "make demo    align a small model by six objectives; a page shows how far each came"
 	@echo "make test    all tests"
 	@echo "make check   format, lint and types, without changing anything"
-	@echo "make docs    write the generated parts of README.md"
+	@echo "make docs    write the generated pages and parts of pages"
 	@echo "make peers   run the checks on TRL's and Liger-Kernel's losses; write docs/peers.md"
 	@echo "make format  format the code"
 	@echo "make setup   only make $(VENV) and install"

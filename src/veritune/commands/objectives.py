@@ -28,6 +28,7 @@ def show_objectives(name: str | None, display: Display) -> None:
     display.note(
         "\nOne card in full, with the formula: veritune objectives NAME"
         "\nIts theorems, checked here and now: veritune lab NAME"
+        "\nWhich one to take: docs/choosing-an-objective.md"
     )
 
 
