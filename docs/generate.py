@@ -5,9 +5,12 @@ generated whole. A test fails when one is stale.
 """
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from veritune.bridge import EVERY_THEOREM
 from veritune.laboratory.theorem import CONTROL_MARGIN
@@ -17,7 +20,7 @@ from veritune.objectives.parameters import source as source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "veritune"
-README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def first_line(file: Path) -> str:
@@ -126,27 +129,97 @@ def theorems_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def endings() -> str:
+    """Where each objective ends: a row per objective, a column per kind of preferences."""
+    rows = json.loads((RESULTS / "where_each_ends.json").read_text(encoding="utf-8"))["rows"]
+    kinds = tuple(dict.fromkeys(row["preferences"] for row in rows))
+    found = {(row["objective"], row["preferences"]): row for row in rows}
+    lines = [" | ".join(["| objective", *(kind.replace("_", "-") for kind in kinds)]) + " |"]
+    lines.append("|---" * (len(kinds) + 1) + "|")
+    for name in dict.fromkeys(row["objective"] for row in rows):
+        cells = [_ending(found[name, kind]) for kind in kinds]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ending(row: dict[str, Any]) -> str:
+    """In a few words; a claimed law that was found is marked."""
+    distance = row["distance_to_claim"]
+    claimed = " ✓" if distance is not None and distance < 1e-9 else ""
+    if row["ending"] == "drops":
+        return f"keeps {row['num_kept']} of 5{claimed}"
+    if row["ending"] == "rests":
+        return f"rests, {row['largest_probability']:.2f}{claimed}"
+    return str(row["ending"])
+
+
+def every_objective() -> str:
+    """What each objective did with the same words: a table per kind of data."""
+    text = json.loads((RESULTS / "every_objective.json").read_text(encoding="utf-8"))
+    names = list(dict.fromkeys(row["objective"] for row in text["rows"]))
+    kinds = list(dict.fromkeys(row["kind"] for row in text["rows"]))
+    parts = []
+    for kind in kinds:
+        lines = [
+            f"| {kind} | KL | approval | outside | to its own | KL, turned | approval, turned |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        of_kind = [[row for row in text["rows"] if row["objective"] == name] for name in names]
+        lines += [
+            _compared(rows)
+            for rows in sorted(of_kind, key=lambda rows: _mean(rows, "kl_to_target", False))
+            if rows[0]["kind"] == kind
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _compared(rows: list[dict[str, Any]]) -> str:
+    clean = [row for row in rows if not row["flipped"]]
+    stopped = "; a run stopped" if any(row["stopped"] for row in rows) else ""
+    own = clean[0]["to_own_optimum"]
+    cells = [
+        f"`{rows[0]['objective']}`{stopped}",
+        f"{_mean(rows, 'kl_to_target', False):.3f}",
+        f"{_mean(rows, 'approval', False):.3f}",
+        f"{_mean(rows, 'outside', False):.1%}",
+        "" if own is None else f"{_mean(rows, 'to_own_optimum', False):.3f}",
+        f"{_mean(rows, 'kl_to_target', True):.3f}",
+        f"{_mean(rows, 'approval', True):.3f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mean(rows: list[dict[str, Any]], key: str, flipped: bool) -> float:
+    return fmean(row[key] for row in rows if bool(row["flipped"]) == flipped)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/objectives.md": objectives_page,
     "docs/theorems.md": theorems_page,
     "docs/tree.md": tree_page,
 }
-PARTS: dict[str, Callable[[], str]] = {"tree": tree, "objectives": objectives}
+PARTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"tree": tree, "objectives": objectives},
+    "docs/choosing-an-objective.md": {"endings": endings, "every objective": every_objective},
+}
 
 
-def generated(text: str) -> str:
-    """The text with every generated part made anew."""
-    for name, make in PARTS.items():
+def generated(page: str, text: str) -> str:
+    """The text of a page with every generated part made anew."""
+    for name, make in PARTS[page].items():
         pattern = rf"(<!-- generated: {name} -->\n).*?(\n<!-- end -->)"
         part = make()
         text, count = re.subn(
             pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL
         )
-        assert count == 1, f"README.md holds the part {name} once"
+        assert count == 1, f"{page} holds the part {name} once"
     return text
 
 
 if __name__ == "__main__":
     for page, make in PAGES.items():
         (ROOT / page).write_text(make(), encoding="utf-8")
-    README.write_text(generated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PARTS:
+        old = (ROOT / page).read_text(encoding="utf-8")
+        (ROOT / page).write_text(generated(page, old), encoding="utf-8")
