@@ -99,6 +99,8 @@ def objectives_page() -> str:
                 + f"): {p.meaning}"
                 for p in hyperparameters(card).values()
             ]
+            if card.elsewhere:
+                lines.append(f"- In other toolkits: {card.elsewhere}.")
             claims = [theorem.name for theorem in EVERY_THEOREM if card.name in theorem.methods]
             if claims:
                 names = ", ".join(f"[{name}](theorems.md#{name})" for name in claims)

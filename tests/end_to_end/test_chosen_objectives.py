@@ -54,7 +54,7 @@ def test_a_function_of_ones_own_trains_with_laws_header_and_report(world: World)
     display = Listener()
     world.train(f"{EXAMPLE}:soft_margin", "mine", display=display)
 
-    assert display.facts["laws"] == "all 9 hold"
+    assert display.facts["laws"] == "all 10 hold"
     assert "soft_margin" in display.facts["objective"]
     run = world.folder / "mine"
     assert (run / "objective" / "my_loss.py").read_text() == EXAMPLE.read_text()

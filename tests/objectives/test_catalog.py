@@ -115,3 +115,8 @@ def test_the_objectives_without_a_reference_are_these():
         *("optidice_kl", "optidice_chi_square", "optidice_soft_chi_square"),
         *("reverse_kl", "ppo", "dr_grpo"),
     }
+
+
+def test_a_file_without_a_function_is_told_what_to_add():
+    with pytest.raises(SettingsError, match=r"my_loss\.py:my_loss"):
+        find_card("my_loss.py")

@@ -42,6 +42,10 @@ def without_gradient(pairs):
     return -logsigmoid(_margin(pairs)).detach() + 0 * pairs.chosen.policy
 
 
+def detached(pairs):
+    return -logsigmoid(_margin(pairs)).detach()
+
+
 def weighted_by_place(pairs):
     margin = _margin(pairs)
     return -logsigmoid(margin) * torch.linspace(1, 2, len(margin)).to(margin)
@@ -78,7 +82,8 @@ LAW = {law.name: law for law in LAWS}
         ("every example has one loss in the dtype of the data", in_double),
         ("examples do not influence each other", centered_over_the_batch),
         ("examples do not influence each other", centered_without_gradient),
-        ("examples do not influence each other", without_gradient),
+        ("every example has a gradient", without_gradient),
+        ("every example has a gradient", detached),
         ("permuting examples permutes losses", weighted_by_place),
         ("loss and gradient are finite at extreme log ratios", through_probabilities),
         ("the gradient equals finite differences", with_a_stopped_gradient),

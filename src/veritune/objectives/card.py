@@ -31,6 +31,9 @@ class Card:
     target: str
     """What the minimizer is, in a sentence; or that none is claimed."""
 
+    elsewhere: str = ""
+    """What other toolkits call it, and their settings; or what they compute by the same name."""
+
     optimum: Callable[..., Tensor] | None = None
     """`<name>_optimum(problem, *, hyper-parameters) -> (Y,)` log-probabilities; None if unclaimed.
     Its assumptions (on the reference, on the preferences) are in `target` and in its docstring."""

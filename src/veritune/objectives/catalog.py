@@ -164,6 +164,13 @@ def find_card(name: str) -> Card:
     """
     if name in CATALOG:
         return CATALOG[name]
+    if name.endswith(".py"):
+        raise SettingsError(
+            "a file has no name of a function with it",
+            where="objective",
+            got=name,
+            fix=f"add the function after a colon: {name}:my_loss",
+        )
     near = nearest_name(name.lower().replace("-", "_"), list(CATALOG))
     names = f"the objectives are {', '.join(CATALOG)}"
     raise SettingsError(
@@ -223,18 +230,21 @@ def settings_of(
 
 def describe(card: Card) -> str:
     """All that is known of an objective, as plain text for a terminal."""
+    facts = {
+        "data": _DATA[card.kind],
+        "reference": "needed" if card.needs_reference else "not read",
+        "step loss": f"sum over the global batch, divided by its {card.normalizer}",
+        "target": card.target,
+        "source": source(card.loss) or card.source,
+        "elsewhere": card.elsewhere,
+    }
+    first_words = summary(card.loss)
     parts = [
         f"{card.name}: {card.title}",
-        wrapped(summary(card.loss)),
+        "" if first_words.rstrip(".") == card.title else wrapped(first_words),
         textwrap.indent(equation(card.loss), "    "),
         "\n".join(
-            [
-                wrapped(f"data:      {_DATA[card.kind]}", hanging=11),
-                f"reference: {'needed' if card.needs_reference else 'not read'}",
-                f"step loss: sum over the global batch, divided by its {card.normalizer}",
-                wrapped(f"target:    {card.target}", hanging=11),
-                wrapped(f"source:    {source(card.loss)}", hanging=11),
-            ]
+            wrapped(f"{name + ':':<10} {what}", hanging=11) for name, what in facts.items() if what
         ),
     ]
     parameters = hyperparameters(card).values()
@@ -242,7 +252,7 @@ def describe(card: Card) -> str:
         parts.append("\n".join(["hyper-parameters:", *(_parameter(card, p) for p in parameters)]))
     else:
         parts.append("hyper-parameters: none")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _parameter(card: Card, parameter: Parameter) -> str:
@@ -254,7 +264,7 @@ def _parameter(card: Card, parameter: Parameter) -> str:
         default = "must be given"
     head = f"  {parameter.name}: {parameter.range}; {default}"
     meaning = wrapped(parameter.meaning, first=6, hanging=6)
-    return f"{head}\n{meaning}"
+    return f"{head}\n{meaning}".rstrip()
 
 
 def wrapped(text: str, *, first: int = 0, hanging: int = 0) -> str:

@@ -121,8 +121,8 @@ def law_breaches(choice: Choice) -> list[str]:
                 f"the objective breaks a law that training presupposes ({law.name}): {what}",
                 where="objective",
                 got=choice.card.name,
-                why="losses are averaged over the global batch, however it is cut",
-                fix="return one loss per example, from that example alone",
+                why="a step is the mean of such losses over the global batch, however it is cut",
+                fix=law.remedy,
             )
     return [f"{law.name}: {what}" for law, what in found]
 

@@ -162,8 +162,14 @@ class Law:
     breaches: Callable[[Trial], Iterator[str]]
     """What is wrong, once for each thing found; nothing where the law holds."""
 
-    is_essential: bool = False
-    """Whether training is meaningless without it, not only less exact."""
+    remedy: str = ""
+    """What to do where it is broken, for a law without which training is meaningless and not only
+    less exact; empty for the others."""
+
+    @property
+    def is_essential(self) -> bool:
+        """Whether training is refused where it is broken."""
+        return bool(self.remedy)
 
     @property
     def name(self) -> str:
@@ -196,19 +202,33 @@ def every_example_has_one_loss_in_the_dtype_of_the_data(trial: Trial) -> Iterato
                 yield f"the loss of {dtype} data is {loss.dtype}"
 
 
-def examples_do_not_influence_each_other(trial: Trial) -> Iterator[str]:
-    """The gradient of an example's loss is zero at every other example, and not at its own."""
-    tables = trial.tables()
+def every_example_has_a_gradient(trial: Trial) -> Iterator[str]:
+    """Near the reference the loss of every example depends on the policy, and autograd sees it."""
+    if not trial.loss(_with_gradient(trial.tables())).requires_grad:
+        yield "autograd finds no way from the loss back to the policy"
+    elif (_influence(trial, trial.tables()).diagonal() == 0).any():
+        yield "the gradient of an example near the reference is zero"
+
+
+def _with_gradient(tables: Tables) -> Tables:
+    return dataclasses.replace(tables, policy=tables.policy.clone().requires_grad_())
+
+
+def _influence(trial: Trial, tables: Tables) -> Float[Tensor, "B B"]:
+    """Size of the gradient of each example's loss (row) at each example (column)."""
     jacobian = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
         lambda policy: trial.loss(dataclasses.replace(tables, policy=policy)), tables.policy
     )
     assert isinstance(jacobian, Tensor), "one input has one Jacobian"
-    influence = jacobian.abs().sum(dim=-1)
-    own = influence.diagonal()
-    if (influence - torch.diag(own) != 0).any():
+    return jacobian.abs().sum(dim=-1)
+
+
+def examples_do_not_influence_each_other(trial: Trial) -> Iterator[str]:
+    """The gradient of an example's loss is zero at every other example."""
+    tables = trial.tables()
+    influence = _influence(trial, tables)
+    if (influence - torch.diag(influence.diagonal()) != 0).any():
         yield "the loss of an example depends on the policy at another"
-    if (own == 0).any():
-        yield "an example near the reference has no gradient"
     alone, among = trial.loss(tables.rows(slice(1))), trial.loss(tables)[:1]
     if not torch.allclose(alone, among, rtol=1e-12, atol=1e-12):
         yield f"an example has loss {alone.item():.9g} alone and {among.item():.9g} among others"
@@ -353,10 +373,23 @@ def the_initial_loss_is_the_loss_of_the_reference(trial: Trial) -> Iterator[str]
 
 
 LAWS = (
-    Law(every_example_has_one_loss_in_the_dtype_of_the_data, is_essential=True),
-    Law(examples_do_not_influence_each_other, is_essential=True),
-    Law(permuting_examples_permutes_losses, is_essential=True),
-    Law(the_card_says_what_is_read, is_essential=True),
+    Law(
+        every_example_has_one_loss_in_the_dtype_of_the_data,
+        "return one loss per example, not their mean, in the type of the log-probabilities",
+    ),
+    Law(
+        every_example_has_a_gradient,
+        "let the loss depend on the policy's log-probabilities without .detach() or .item()",
+    ),
+    Law(
+        examples_do_not_influence_each_other,
+        "return one loss per example, from that example alone: a batch is cut into pieces",
+    ),
+    Law(
+        permuting_examples_permutes_losses,
+        "return one loss per example, from that example alone: a batch is cut into pieces",
+    ),
+    Law(the_card_says_what_is_read, "declare on the card what the function reads"),
     Law(loss_and_gradient_are_finite_at_extreme_log_ratios),
     Law(facts_of_the_batch_of_any_size_keep_the_loss_finite),
     Law(the_gradient_equals_finite_differences),

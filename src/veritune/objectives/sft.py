@@ -41,6 +41,7 @@ CARD = Card(
     source="arXiv:2203.02155, section 3.5",
     title="supervised fine-tuning",
     target="the law of the demonstrations",
+    elsewhere="SFTTrainer of TRL",
     optimum=sft_optimum,
     needs_reference=False,
     normalizer="tokens",

@@ -57,6 +57,9 @@ CARD = Card(
     source="arXiv:2404.04656",
     title="binary classifier optimization on pairs",
     target="none claimed in closed form; the loss bounds that of direct preference optimization",
+    elsewhere=(
+        "loss_type='bco_pair' of TRL and Liger-Kernel, which since TRL 0.29 leave the shift out"
+    ),
     initial_loss=bco_pair_initial_loss,
     needs_mean_log_ratio=True,
     reward_scale="beta",

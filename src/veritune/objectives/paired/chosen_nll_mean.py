@@ -32,6 +32,7 @@ CARD = Card(
     data=PairedLogProbs,
     source="arXiv:2403.07691, the supervised term",
     title="likelihood per token of chosen completions",
-    target="none claimed; the law of chosen completions, each weighted by 1 / length",
+    target="the law of chosen completions, each weighted by 1 / length",
+    elsewhere=("loss_type='sft' of TRL, except that its mean is over all tokens of a micro-batch"),
     needs_reference=False,
 )

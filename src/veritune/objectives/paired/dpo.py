@@ -53,6 +53,7 @@ CARD = Card(
     source="arXiv:2305.18290, eq. 7",
     title="direct preference optimization",
     target="the reference tilted by exp(reward / beta), if preferences follow Bradley-Terry",
+    elsewhere=("loss_type='sigmoid' of TRL and Liger-Kernel; pref_loss='sigmoid' of LLaMA-Factory"),
     optimum=dpo_optimum,
     initial_loss=dpo_initial_loss,
     reward_scale="beta",

@@ -47,9 +47,10 @@ CARD = Card(
     source="arXiv:2411.15124, eq. 6",
     title="direct preference optimization, per token",
     target=(
-        "none claimed; the reference tilted by exp(length * (reward / beta + c)), with c such that "
+        "derived here: the reference tilted by exp(length * (reward / beta + c)), with c such that "
         "it sums to one, if preferences follow Bradley-Terry"
     ),
+    elsewhere="loss_type='sigmoid_norm' of TRL",
     initial_loss=dpo_mean_initial_loss,
     reward_scale="beta",
 )

@@ -60,6 +60,7 @@ CARD = Card(
         "none claimed over many completions; a single comparison won with probability p ends at "
         "the margin (2p - 1) log((1 - epsilon) / epsilon), not at logit(p)"
     ),
+    elsewhere="loss_type='exo_pair', label_smoothing=epsilon of TRL and Liger-Kernel",
     initial_loss=exo_pref_initial_loss,
     reward_scale="beta",
 )

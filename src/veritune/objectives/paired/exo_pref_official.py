@@ -62,6 +62,7 @@ CARD = Card(
         "none claimed over many completions; a single comparison won with probability p ends at "
         "the margin 10 (2p - 1)"
     ),
+    elsewhere="what the released code of the paper computes",
     initial_loss=exo_pref_official_initial_loss,
     reward_scale="beta_pi",
 )

@@ -47,6 +47,7 @@ CARD = Card(
         "none claimed over many completions; a single comparison ends at the margin 1 / gamma in "
         "favor of whichever wins more often, however small the majority"
     ),
+    elsewhere="loss_type='hinge', beta=gamma of TRL and Liger-Kernel",
     initial_loss=hinge_norm_initial_loss,
     reward_scale="gamma",
 )

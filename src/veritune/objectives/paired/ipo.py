@@ -55,6 +55,7 @@ CARD = Card(
         "the reference tilted by exp(win probability / tau), for any preferences, if the "
         "two of a pair are drawn independently from one law"
     ),
+    elsewhere="IPO of OpenRLHF; loss_type='ipo' of TRL is ipo_mean",
     optimum=ipo_optimum,
     initial_loss=ipo_initial_loss,
     reward_scale="tau",

@@ -49,8 +49,9 @@ CARD = Card(
     source="arXiv:2310.12036, eq. 17, per token as in TRL",
     title="identity preference optimization, per token",
     target=(
-        "none claimed; the reference tilted by exp(length * (win probability / tau + c)), with c "
+        "derived here: the reference tilted by exp(length * (win probability / tau + c)), with c "
         "such that it sums to one, if the two of a pair are drawn independently from one law"
     ),
+    elsewhere="loss_type='ipo', beta=tau of TRL; LLaMA-Factory divides by the length, too",
     initial_loss=ipo_mean_initial_loss,
 )

@@ -61,6 +61,7 @@ CARD = Card(
     source="arXiv:2409.06411",
     title="length-desensitized direct preference optimization",
     target="none claimed where lengths differ; that of direct preference optimization where not",
+    elsewhere="ld_alpha=alpha of TRL",
     initial_loss=ld_dpo_initial_loss,
     needs_common_length=True,
     reward_scale="beta",

@@ -67,6 +67,7 @@ CARD = Card(
     source="arXiv:2409.06411, as in LLaMA-Factory and ms-swift",
     title="length-desensitized direct preference optimization, policy alone",
     target="none claimed where lengths differ; that of direct preference optimization where not",
+    elsewhere="what LLaMA-Factory and ms-swift compute where their discount is set",
     initial_loss=ld_dpo_policy_initial_loss,
     needs_common_length=True,
     reward_scale="beta",

@@ -53,8 +53,8 @@ CARD = Card(
     source="arXiv:2403.19159",
     title="length-regularized direct preference optimization (R-DPO)",
     target=(
-        "none claimed without lengths; the reference tilted by exp((reward - alpha * length) / "
-        "beta), if preferences follow Bradley-Terry"
+        "the reference tilted by exp((reward - alpha * length) / beta), if preferences follow "
+        "Bradley-Terry"
     ),
     initial_loss=length_regularized_dpo_initial_loss,
     reward_scale="beta",

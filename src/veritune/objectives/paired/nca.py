@@ -54,6 +54,7 @@ CARD = Card(
         "at beta = 1, the reference times twice the win probability, for any preferences, if pairs "
         "are drawn from the reference; none in closed form at another beta"
     ),
+    elsewhere="loss_type='nca_pair' of TRL and Liger-Kernel",
     initial_loss=nca_initial_loss,
     reward_scale="beta",
 )

@@ -62,8 +62,12 @@ CARD = Card(
     source="arXiv:2403.07691, eqs. 6 and 7",
     title="odds ratio preference optimization",
     target=(
-        "none claimed; as odds_weight falls to 0, the law of chosen completions, each weighted by "
-        "1 / length"
+        "none in closed form; as odds_weight falls to 0, the law of chosen completions, each "
+        "weighted by 1 / length"
+    ),
+    elsewhere=(
+        "ORPOTrainer of TRL, beta=odds_weight, whose likelihood is a mean over all tokens of "
+        "a micro-batch"
     ),
     needs_reference=False,
 )

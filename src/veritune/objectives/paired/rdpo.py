@@ -68,6 +68,7 @@ CARD = Card(
         "label was then flipped with probability epsilon; where labels are cleaner than that, the "
         "margin of clear pairs grows without end"
     ),
+    elsewhere="loss_type='robust', label_smoothing=epsilon of TRL and Liger-Kernel",
     optimum=rdpo_optimum,
     initial_loss=rdpo_initial_loss,
     reward_scale="beta",

@@ -60,6 +60,11 @@ CARD = Card(
         "none claimed over many completions; a single comparison won with probability p ends at "
         "the margin logit(p (1 - epsilon) + (1 - p) epsilon)"
     ),
+    elsewhere=(
+        "label_smoothing=epsilon of the DPO of its authors, LLaMA-Factory and OpenRLHF; TRL "
+        "0.29 and later do not read it with loss_type='sigmoid', and their loss_type='robust' "
+        "is rdpo"
+    ),
     initial_loss=robust_dpo_initial_loss,
     reward_scale="beta",
 )

@@ -62,6 +62,10 @@ CARD = Card(
         "none in closed form; that of direct preference optimization as sft_weight falls to 0, the "
         "law of chosen completions, each weighted by 1 / length, as it grows"
     ),
+    elsewhere=(
+        "loss_type=['sigmoid', 'sft'] of TRL, whose likelihood is a mean over all tokens of a "
+        "micro-batch"
+    ),
     initial_loss=rpo_mean_initial_loss,
     reward_scale="beta",
 )

@@ -53,6 +53,7 @@ CARD = Card(
     source="arXiv:2309.06657, sigmoid-norm",
     title="rejection sampling optimization, sigmoid loss on log-ratios",
     target="the reference tilted by exp(reward / gamma), if preferences follow Bradley-Terry",
+    elsewhere="the same as dpo with beta=gamma; TRL's 'sigmoid_norm' is dpo_mean",
     optimum=rso_sigmoid_norm_optimum,
     initial_loss=rso_sigmoid_norm_initial_loss,
     reward_scale="gamma",

@@ -48,5 +48,9 @@ CARD = Card(
         "none claimed; with a positive gamma it is no estimator of a Bradley-Terry reward, and "
         "where preferences are deterministic the margin grows without end"
     ),
+    elsewhere=(
+        "CPOTrainer of TRL with loss_type='simpo', cpo_alpha=0, simpo_gamma=gamma; Liger- "
+        "Kernel's SimPOLoss with compute_nll_loss=False"
+    ),
     needs_reference=False,
 )

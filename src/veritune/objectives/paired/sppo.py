@@ -53,6 +53,7 @@ CARD = Card(
         "from the reference; its probabilities sum to more than one, and the nearest law in the "
         "loss is not the tilted reference that the paper's game asks for"
     ),
+    elsewhere="loss_type='sppo_hard' of TRL and Liger-Kernel",
     initial_loss=sppo_initial_loss,
     reward_scale="beta",
 )

@@ -50,5 +50,6 @@ CARD = Card(
     source="arXiv:2503.20783",
     title="group relative policy optimization done right",
     target="none of its own; the best completion, on fresh samples: nothing holds the policy back",
+    elsewhere="GRPOTrainer of TRL with loss_type='dr_grpo', which divides by a constant length",
     needs_reference=False,
 )

@@ -69,5 +69,6 @@ CARD = Card(
     source="arXiv:2402.03300, eq. 3",
     title="group relative policy optimization",
     target="none claimed; the group's deviation in the advantage changes the objective",
+    elsewhere="GRPOTrainer of TRL with loss_type='grpo', beta, use_bias_correction_kl=False",
     reward_scale="beta",
 )

@@ -51,6 +51,7 @@ CARD = Card(
         "none of its own; on fresh samples it is the policy gradient of the rewards behind the "
         "advantages"
     ),
+    elsewhere="the clipped term of PPO in TRL and others",
     needs_reference=False,
     needs_advantages=True,
     normalizer="tokens",

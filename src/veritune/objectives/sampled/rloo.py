@@ -60,6 +60,7 @@ CARD = Card(
     source="arXiv:2402.14740",
     title="policy gradient with a leave-one-out baseline",
     target="the reference tilted by exp(reward / beta), reached by steps on fresh samples",
+    elsewhere="RLOOTrainer of TRL",
     optimum=rloo_optimum,
     reward_scale="beta",
 )

@@ -70,6 +70,9 @@ CARD = Card(
     source="arXiv:2402.01306",
     title="Kahneman-Tversky optimization",
     target="none claimed in closed form",
+    elsewhere=(
+        "KTOTrainer of TRL and Liger-Kernel's KTOLoss, which take the baseline from a micro- batch"
+    ),
     initial_loss=kto_initial_loss,
     needs_mismatched=True,
     reward_scale="beta",

@@ -54,6 +54,7 @@ CARD = Card(
     source="arXiv:2604.04410, released code",
     title="relative density ratio optimization, pooled mean",
     target="none in closed form; the law of desirable completions only if alpha is one half",
+    elsewhere="what the released trainer of the paper computes",
     initial_loss=rdro_pooled_initial_loss,
     data_fraction="alpha",
 )
