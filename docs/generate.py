@@ -105,6 +105,10 @@ def objectives_page() -> str:
             if claims:
                 names = ", ".join(f"[{name}](theorems.md#{name})" for name in claims)
                 lines.append(f"- Theorems: {names}.")
+            against = [theorem.name for theorem in EVERY_THEOREM if card.name in theorem.contrasts]
+            if against:
+                names = ", ".join(f"[{name}](theorems.md#{name})" for name in against)
+                lines.append(f"- Held against it: {names}.")
             lines.append(f"- Source: {linked(source_of(card.loss))}")
             parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -120,14 +124,19 @@ def theorems_page() -> str:
         f"beside it is more than {CONTROL_MARGIN:g} tolerances away.",
     ]
     for theorem in EVERY_THEOREM:
-        methods = ", ".join(f"`{name}`" for name in theorem.methods)
-        parts.append(
-            f"### {theorem.name}\n\n{theorem.claim}\n\n"
-            f"- About: {methods}.\n"
-            f"- Rejected beside it: {theorem.control}\n"
-            f"- Tolerance: {theorem.tolerance:g}.\n"
-            f"- Source: {linked(theorem.source)}."
+        methods, contrasts = (
+            ", ".join(f"`{name}`" for name in names)
+            for names in (theorem.methods, theorem.contrasts)
         )
+        facts = [
+            f"About: {methods}.",
+            *([f"Held against: {contrasts}."] if contrasts else []),
+            f"Rejected beside it: {theorem.control}",
+            f"Tolerance: {theorem.tolerance:g}.",
+            f"Source: {linked(theorem.source)}.",
+        ]
+        listed = "\n".join(f"- {fact}" for fact in facts)
+        parts.append(f"### {theorem.name}\n\n{theorem.claim}\n\n{listed}")
     return "\n\n".join(parts) + "\n"
 
 
