@@ -42,6 +42,12 @@ class Live:
         policy, _, _ = self.model.completion_logprobs(self.model.batch([group], [0]))
         return policy
 
+    @torch.no_grad()
+    def common_sums(self, pair: TokenizedRecord) -> torch.Tensor:
+        _, lengths, tokens = self.model.completion_logprobs(self.model.batch([pair], [0]))
+        sides = torch.split(tokens, lengths.tolist())
+        return torch.stack([side[: min(lengths)].double().sum() for side in sides])
+
 
 @pytest.mark.parametrize("name", [n for n in FROM_RECORDS if CATALOG[n].needs_reference])
 def test_a_cached_reference_gives_the_loss_and_gradient_of_a_live_one(

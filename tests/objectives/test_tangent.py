@@ -35,3 +35,11 @@ def test_it_is_finite_where_the_exponential_overflows():
     assert torch.isfinite(value).all()
     assert torch.isfinite(exponent.grad).all()
     assert torch.isinf(exponent.exp()).all()
+
+
+def test_the_slope_of_the_line_takes_no_digits_from_the_exponential_in_float32():
+    exponent = torch.tensor([-3.0, 0.0], requires_grad=True)
+
+    exponential_with_tangent(exponent, tangent_from=10.0).sum().backward()
+
+    assert exponent.grad.tolist() == pytest.approx([exp(-3), 1.0], rel=1e-6)

@@ -303,11 +303,16 @@ def facts_of_the_batch_of_any_size_keep_the_loss_finite(trial: Trial) -> Iterato
 
 
 def float32_agrees_with_float64(trial: Trial) -> Iterator[str]:
-    """To four digits at ordinary log-probabilities."""
-    tables = trial.tables()
-    double, single = trial.loss(tables), trial.loss(tables.to(torch.float32)).double()
-    if not torch.allclose(single, double, rtol=1e-4, atol=1e-5):
-        yield f"the largest difference is {float((single - double).abs().max()):.3g}"
+    """To four digits at ordinary log-probabilities, in the loss and in its gradient."""
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        tables = _with_gradient(trial.tables().to(dtype))
+        loss = trial.loss(tables)
+        (gradient,) = torch.autograd.grad(loss.sum(), tables.policy)
+        found[dtype] = (loss.detach().double(), gradient.double())
+    for what, double, single in zip(("loss", "gradient"), *found.values(), strict=True):
+        if not torch.allclose(single, double, rtol=1e-4, atol=1e-5):
+            yield f"the largest difference of the {what} is {(single - double).abs().max():.3g}"
 
 
 def what_is_read(trial: Trial) -> dict[str, bool]:

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from veritune.logprobs import PairedLogProbs
 from veritune.objectives.card import Card
+from veritune.objectives.tangent import beyond
 from veritune.ranges import NonNegative
 
 TANGENT_FROM = -1e-6
@@ -53,7 +54,7 @@ def _log_odds(logprob: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     clamped = logprob.clamp(max=TANGENT_FROM)
     curve = clamped - torch.log(-torch.expm1(clamped))
     # d/dx log odds = 1 / (1 - p); below the tangent the second summand is zero.
-    return curve + (logprob - clamped) / -math.expm1(TANGENT_FROM)
+    return curve + beyond(logprob, TANGENT_FROM) / -math.expm1(TANGENT_FROM)
 
 
 CARD = Card(

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from veritune.logprobs import PairedLogProbs
 from veritune.objectives.card import Card
+from veritune.objectives.tangent import beyond
 from veritune.ranges import NonNegative, Positive
 
 TANGENT_FROM = 3.0
@@ -53,12 +54,12 @@ def pmle_kl_loss(
 
 
 def _penalty(log_ratio: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    # exp overflows float32 at 88 nats; below the clamp the second summand is zero, above it the
+    # exp overflows float32 at 88 nats. Below the clamp the second summand is zero; above, it is the
     # tangent, whose slope is d/dg (g e^g - e^g + 1) = g e^g.
     clamped = log_ratio.clamp(max=TANGENT_FROM)
     curve = torch.exp(clamped) * (clamped - 1) + 1
     slope = TANGENT_FROM * math.exp(TANGENT_FROM)
-    return curve + slope * (log_ratio - clamped)
+    return curve + slope * beyond(log_ratio, TANGENT_FROM)
 
 
 def pmle_kl_initial_loss(

@@ -9,6 +9,7 @@ from torch import Tensor
 from veritune.logprobs import UnpairedLogProbs
 from veritune.objectives.card import Card
 from veritune.objectives.optimum import FiniteProblem
+from veritune.objectives.tangent import beyond, exponential_with_tangent
 from veritune.objectives.unpaired.class_mean import class_mean_weight
 from veritune.ranges import OpenFraction
 
@@ -52,11 +53,9 @@ def ddro_stabilized_loss(
         Higuchi and Suzuki 2025, arXiv:2505.07558, for the objective; the continuation is ours.
     """
     log_desirable = labels.completion.log_ratio + math.log(t)
-    clamped = log_desirable.clamp(max=TANGENT_FROM)
-    z = torch.exp(clamped) + math.exp(TANGENT_FROM) * (log_desirable - clamped)
-    inside = z.clamp(max=1 - delta)
+    z = exponential_with_tangent(log_desirable, tangent_from=TANGENT_FROM)
     # Below 1 - delta the second summand is zero; above, the first is log(delta).
-    log_undesirable = torch.log1p(-inside) - (z - inside) / delta
+    log_undesirable = torch.log1p(-z.clamp(max=1 - delta)) - beyond(z, 1 - delta) / delta
     loss = torch.where(labels.desirable, -t * log_desirable, -(1 - t) * log_undesirable)
     return class_mean_weight(labels) * loss
 
