@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from veritune.bridge import EVERY_THEOREM
 from veritune.commands import lab as lab_module
 from veritune.commands.display import Display
 from veritune.commands.lab import LabConfig, lab
@@ -22,7 +23,9 @@ def made_up(name: str, check) -> Theorem:
     return Theorem(name, f"{name} <is> so.", "It is not.", "nobody", ("dpo",), 1e-6, check)
 
 
-def test_the_theorems_of_one_method_are_checked_and_written(veritune, tmp_path):
+def test_the_theorems_about_one_method_or_held_against_it_are_checked_and_written(
+    veritune, tmp_path
+):
     outcome = veritune("lab", "rloo", f"output={tmp_path}/out", "processes=1")
 
     assert outcome.code == 0, outcome.err
@@ -30,7 +33,11 @@ def test_the_theorems_of_one_method_are_checked_and_written(veritune, tmp_path):
     assert "ppo_begins" not in outcome.out
     rows = json.loads((tmp_path / "out" / "theorems.json").read_text())["theorems"]
     assert {row["verdict"] for row in rows} == {"holds"}
-    assert all("rloo" in row["methods"] for row in rows)
+    about = {theorem.name for theorem in EVERY_THEOREM if "rloo" in theorem.methods}
+    against = {theorem.name for theorem in EVERY_THEOREM if "rloo" in theorem.contrasts}
+    assert "rloo_follows_rlhf" in about
+    assert "reverse_kl_ignores_the_reference" in against
+    assert {row["theorem"] for row in rows} == about | against
 
 
 def test_a_claim_that_fails_is_written_down_and_ends_with_exit_code_1(

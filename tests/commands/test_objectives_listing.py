@@ -1,6 +1,6 @@
 import pytest
 
-from veritune.commands.objectives import theorems_about
+from veritune.commands.objectives import theorems_about, theorems_against
 from veritune.objectives.catalog import CATALOG
 
 
@@ -54,6 +54,19 @@ def test_a_card_lists_its_theorems(veritune):
     words = " ".join(outcome.out.split())
     for theorem in theorems_about("pmle"):
         assert theorem.claim in words
+
+
+def test_a_card_names_the_theorems_that_are_held_against_it_and_does_not_count_them(veritune):
+    about, against = theorems_about("dr_grpo"), theorems_against("dr_grpo")
+    assert about
+    assert against
+    assert not set(about) & set(against)
+
+    words = " ".join(veritune("objectives", "dr_grpo").out.split())
+
+    assert f"theorems held against it: {', '.join(t.name for t in against)}" in words
+    assert all(theorem.claim in words for theorem in about)
+    assert not any(theorem.claim in words for theorem in against)
 
 
 def test_the_card_of_a_function_of_ones_own_says_which_laws_it_breaks(veritune, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from veritune.laboratory.distances import total_variation
-from veritune.laboratory.minimize import minimize
+from veritune.laboratory.minimize import distance_of_minimum, minimize
 
 TARGET = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
 UNIFORM = torch.full((3,), 1 / 3, dtype=torch.float64).log()
@@ -28,6 +28,24 @@ def test_the_certificate_shows_that_a_search_was_cut_short():
 
     assert found.num_steps == 1
     assert found.gradient_norm > 1e-6
+
+
+def test_a_minimum_without_a_certificate_has_the_distance_that_is_given_for_it():
+    found = minimize(cross_entropy, UNIFORM)
+    cut_short = minimize(cross_entropy, UNIFORM, max_steps=1)
+
+    assert distance_of_minimum(found, UNIFORM, uncertified=inf) == pytest.approx(0.7 - 1 / 3)
+    assert distance_of_minimum(cut_short, UNIFORM, uncertified=inf) == inf
+    assert distance_of_minimum(cut_short, UNIFORM, uncertified=0.0) == 0
+
+
+def test_a_law_with_zeros_has_a_distance_only_where_it_may_lie_on_the_boundary():
+    found = minimize(lambda policy: -policy[0], UNIFORM)
+    corner = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).log()
+
+    assert distance_of_minimum(found, corner, uncertified=inf) == inf
+    near = distance_of_minimum(found, corner, uncertified=inf, may_lie_on_boundary=True)
+    assert near < 1e-9
 
 
 def test_the_certificate_shows_a_saddle():

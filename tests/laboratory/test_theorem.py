@@ -23,13 +23,14 @@ def no_number() -> Evidence:
     return Evidence(residual=math.nan, control=0.3)
 
 
-def theorem(check, name="made_up", methods=("dpo",)) -> Theorem:
+def theorem(check, name="made_up", methods=("dpo",), contrasts=()) -> Theorem:
     return Theorem(
         name=name,
         claim="It is so.",
         control="It is otherwise.",
         source="none",
         methods=methods,
+        contrasts=contrasts,
         tolerance=1e-6,
         check=check,
     )
@@ -52,15 +53,16 @@ def test_a_theorem_holds_if_its_residual_is_small_and_its_control_is_not(check, 
     assert result.seconds >= 0
 
 
-def test_theorems_are_selected_by_method_and_by_name():
+def test_theorems_are_selected_by_method_by_what_they_are_held_against_and_by_name():
     theorems = [
         theorem(small_residual, "first", ("dpo", "ipo")),
-        theorem(small_residual, "second", ("ipo",)),
+        theorem(small_residual, "second", ("ipo",), contrasts=("kto",)),
     ]
 
     assert [t.name for t in select(theorems, "ipo")] == ["first", "second"]
     assert [t.name for t in select(theorems, "dpo")] == ["first"]
     assert [t.name for t in select(theorems, "second")] == ["second"]
+    assert [t.name for t in select(theorems, "kto")] == ["second"]
     assert select(theorems, None) == theorems
     with pytest.raises(SettingsError, match="did you mean dpo"):
         select(theorems, "dop")

@@ -24,7 +24,13 @@ def test_every_theorem_of_every_file_is_listed_once():
 def test_every_method_is_an_objective_of_the_catalog_or_a_known_algorithm():
     for theorem in THEOREMS:
         assert theorem.methods
-        assert set(theorem.methods) <= set(CATALOG) | ALGORITHMS
+        assert {*theorem.methods, *theorem.contrasts} <= set(CATALOG) | ALGORITHMS
+
+
+def test_no_method_is_both_what_a_theorem_is_about_and_what_it_is_held_against():
+    for theorem in THEOREMS:
+        names = (*theorem.methods, *theorem.contrasts)
+        assert len(set(names)) == len(names), theorem.name
 
 
 def test_every_theorem_says_what_is_claimed_by_whom_and_what_is_false():

@@ -24,8 +24,8 @@ class LabConfig(Config):
     SHORTHAND: ClassVar[str | None] = "method"
 
     method: str | None = None
-    """Check only the theorems about this objective or algorithm, or the one theorem of this name;
-    null checks all."""
+    """Check only the theorems about this objective or algorithm, or held against it, or the one
+    theorem of this name; null checks all."""
 
     output: str = "lab-run"
     """Folder of the page and of the results."""

@@ -33,8 +33,13 @@ def show_objectives(name: str | None, display: Display) -> None:
 
 
 def theorems_about(name: str) -> list[Theorem]:
-    """The theorems of the laboratory in which an objective has a part."""
+    """The theorems of the laboratory whose claim is about an objective."""
     return [theorem for theorem in EVERY_THEOREM if name in theorem.methods]
+
+
+def theorems_against(name: str) -> list[Theorem]:
+    """Those whose false claim alone is about it: others are held against it."""
+    return [theorem for theorem in EVERY_THEOREM if name in theorem.contrasts]
 
 
 def _show_card(name: str, display: Display) -> None:
@@ -47,6 +52,10 @@ def _show_card(name: str, display: Display) -> None:
         display.note(f"theorems, checked by veritune lab {name}:")
         for theorem in theorems:
             display.note(wrapped(f"- {theorem.claim}", first=2, hanging=4))
+    against = theorems_against(name)
+    if against:
+        names = ", ".join(theorem.name for theorem in against)
+        display.note(wrapped(f"theorems held against it: {names}", first=0, hanging=2))
 
 
 def _show_own(name: str, display: Display) -> None:

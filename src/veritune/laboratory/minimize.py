@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from veritune.laboratory.distances import total_variation
 from veritune.laboratory.population import PopulationLoss
 
 _SUFFICIENT_DECREASE = 1e-4
@@ -64,6 +65,33 @@ def is_certified(found: Certificate, *, may_lie_on_boundary: bool = False) -> bo
         return False
     distance = found.gradient_norm / found.smallest_curvature
     return may_lie_on_boundary or distance < _CERTIFIED_DISTANCE
+
+
+def certified_policy(minimum: Minimum, *, may_lie_on_boundary: bool = False) -> Float[Tensor, " Y"]:
+    """The policy of a minimum; not a number where its certificate does not show that it is one."""
+    if is_certified(minimum, may_lie_on_boundary=may_lie_on_boundary):
+        return minimum.policy
+    return torch.full_like(minimum.policy, torch.nan)
+
+
+def distance_of_minimum(
+    found: Minimum,
+    law: Float[Tensor, " Y"],
+    *,
+    uncertified: float,
+    may_lie_on_boundary: bool = False,
+) -> float:
+    """Total variation from a minimizer to a law, or `uncertified` where there is no certificate.
+
+    Args:
+        found: What the search says.
+        law: Log-probabilities that the minimizer is held against.
+        uncertified: Infinity for a residual and zero for a control, so that neither passes by
+            accident.
+        may_lie_on_boundary: As in `is_certified`.
+    """
+    certified = is_certified(found, may_lie_on_boundary=may_lie_on_boundary)
+    return total_variation(found.policy, law) if certified else uncertified
 
 
 def minimize(

@@ -11,17 +11,17 @@ from veritune.laboratory.theorem import Result, Theorem, run_check
 
 
 def select(theorems: Sequence[Theorem], name: str | None) -> list[Theorem]:
-    """The theorems about a method, or the one of this name; all for None.
+    """The theorems about a method or held against it, or the one of this name; all for None.
 
     Raises:
-        SettingsError: No theorem is about it; the message gives the nearest name.
+        SettingsError: There is none; the message gives the nearest name.
     """
     if name is None:
         return list(theorems)
-    found = [t for t in theorems if name in t.methods or name == t.name]
+    found = [t for t in theorems if name in (t.name, *t.methods, *t.contrasts)]
     if found:
         return found
-    methods = sorted({method for theorem in theorems for method in theorem.methods})
+    methods = sorted({method for t in theorems for method in (*t.methods, *t.contrasts)})
     near = nearest_name(name, [*methods, *(theorem.name for theorem in theorems)])
     raise SettingsError(
         "no theorem is about a method of this name",

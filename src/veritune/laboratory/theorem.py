@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 CONTROL_MARGIN = 10.0
@@ -71,7 +71,13 @@ class Theorem:
     """Who claims it: authors, year, identifier; or that it is derived here."""
 
     methods: tuple[str, ...]
-    """Names of the objectives and algorithms that it is about."""
+    """Names of the objectives and algorithms that the claim is about."""
+
+    contrasts: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of those that the false claim alone is about: what the claim is held against.
+
+    A theorem says nothing true of them, so they are not counted as having one.
+    """
 
     tolerance: float
     """Largest residual, in the residual's unit. Numerical error for what is exact; sampling error

@@ -100,6 +100,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "control": theorem.control,
         "source": theorem.source,
         "methods": list(theorem.methods),
+        "contrasts": list(theorem.contrasts),
         "residual": evidence.residual,
         "tolerance": theorem.tolerance,
         "control_residual": evidence.control,

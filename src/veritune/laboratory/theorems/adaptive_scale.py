@@ -19,7 +19,7 @@ from veritune.laboratory.comparisons import comparison_losses, pair_forces, pair
 from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.intervals import grid_minimum
-from veritune.laboratory.minimize import minimize
+from veritune.laboratory.minimize import is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
 from veritune.laboratory.theorem import Curve, Evidence, Plot, Theorem
@@ -334,7 +334,7 @@ def doubtful_pairs_tilt_the_reference() -> Evidence:
                 ada_dpo_loss, problem, beta=0.5, tau_0=tau_0, tau_max=5.0, rho_0=rho_0
             )
             found = minimize(expected, problem.reference)
-            is_minimum = found.gradient_norm < 1e-9 and found.smallest_curvature > 0
+            is_minimum = is_certified(found)
             for scale, values in ((tau_0, residuals), (1.0, controls)):
                 claimed = tilted_reference(problem.reference, scale * problem.reward / 0.5)
                 distance = total_variation(found.policy, claimed)

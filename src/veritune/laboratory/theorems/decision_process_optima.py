@@ -25,7 +25,7 @@ from veritune.laboratory.group_draws import (
     expected_group_loss,
     proportional_group,
 )
-from veritune.laboratory.minimize import minimize
+from veritune.laboratory.minimize import certified_policy, minimize
 from veritune.laboratory.optidice import OptimalOccupancy, optimal_occupancy, regularized_reward
 from veritune.laboratory.rates import fitted_slope
 from veritune.laboratory.theorem import Curve, Evidence, Plot, Theorem
@@ -263,10 +263,8 @@ def _learned(
 ) -> Float[Tensor, " Y"]:
     """The minimizer of an objective over groups; not a number without a certificate."""
     loss = expected_group_loss(_LOSSES[name], problem, groups, alpha=alpha)
-    found = minimize(loss, problem.reference)
-    if found.gradient_norm < 1e-9 and found.smallest_curvature > 0:
-        return found.policy
-    return torch.full_like(found.policy, torch.nan)
+    # Chi-square leaves completions out.
+    return certified_policy(minimize(loss, problem.reference), may_lie_on_boundary=True)
 
 
 def losses_find_the_bandit_optimum() -> Evidence:

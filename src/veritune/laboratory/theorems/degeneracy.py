@@ -5,6 +5,7 @@ leads to: at rest, without some completions, or with all probability on one.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -32,6 +33,7 @@ from veritune.laboratory.problems import (
 from veritune.laboratory.theorem import Curve, Evidence, Plot, Theorem
 from veritune.objectives.catalog import CATALOG
 from veritune.objectives.optimum import FiniteProblem
+from veritune.objectives.paired.rdpo import rdpo_loss
 from veritune.seeds import stream
 
 NUM_COMPLETIONS = 5
@@ -207,7 +209,8 @@ def certain_pairs_have_no_minimizer() -> Evidence:
             has_no_rest = found.kind == "collapses" and _always_gains_by_the_best(name, seed)
             residuals.append(_others(found, best) if has_no_rest else float("inf"))
         for name in ("ipo", "sppo", "robust_dpo"):
-            controls.append(_others(ending_under(name, "deterministic", seed), best))
+            found = ending_under(name, "deterministic", seed)
+            controls.append(_others(found, best) if found.kind == "rests" else 0.0)
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -285,20 +288,32 @@ def likelihood_loses_the_worst() -> Evidence:
 
 
 def possible_upsets_keep_everything() -> Evidence:
-    """Distance to the rest point where every completion can win."""
-    kinds = ("bradley_terry", "cyclic")
+    """Distance to the rest point where every completion can win.
+
+    rDPO takes away the upsets that it expects, so that a comparison which is lost less often than
+    it expects is to it one that cannot be lost.
+    """
+    # Cyclic preferences are the same for every seed.
+    problems = (*(("bradley_terry", seed) for seed in (0, 1, 2)), ("cyclic", 0))
     residuals = [
-        ending_under(name, preferences, 0).distance
+        ending_under(name, *problem).distance
         for name in _KEEPS_WHAT_CAN_WIN
-        for preferences in kinds
+        for problem in problems
     ]
-    controls = [ending_under("kto", preferences, 0).distance for preferences in kinds]
+    of_kto = [ending_under("kto", *problem).distance for problem in problems]
+    of_rdpo = []
+    for seed in (0, 1, 2):
+        problem = data_of("bradley_terry", seed)
+        loss = population_loss(rdpo_loss, problem, beta=SCALE, epsilon=0.3)
+        of_rdpo.append(ending(loss, problem.reference).distance)
     return Evidence(
         largest_residual(residuals),
-        smallest_control(controls),
-        f"Bradley-Terry and cyclic preferences, Y = {NUM_COMPLETIONS}: {len(_KEEPS_WHAT_CAN_WIN)} "
-        f"objectives within {max(residuals):.0e} nats of a rest point, 1e-4 being the radius of "
-        f"the sphere for those with kinks; KTO's next step has {min(controls):.1f} nats for ever",
+        smallest_control([*of_kto, *of_rdpo]),
+        f"Bradley-Terry preferences of 3 seeds and cyclic ones, Y = {NUM_COMPLETIONS}: "
+        f"{len(_KEEPS_WHAT_CAN_WIN)} objectives within {max(residuals):.0e} nats of a rest point, "
+        "1e-4 being the radius of the sphere for those with kinks; KTO's next step has "
+        f"{min(of_kto):.1f} nats for ever; rDPO with epsilon = 0.3 has "
+        + ("no rest point" if min(of_rdpo) == math.inf else f"one {min(of_rdpo):.1f} nats away"),
     )
 
 
@@ -311,6 +326,7 @@ THEOREMS: tuple[Theorem, ...] = (
         control="IPO, SPPO and DPO with smoothed labels give it all, too.",
         source="derived here; for DPO noted by Azar et al. 2023, arXiv:2310.12036, section 4",
         methods=_FINDS_THE_BEST,
+        contrasts=("ipo", "sppo", "robust_dpo"),
         tolerance=1e-9,
         check=certain_pairs_have_no_minimizer,
     ),
@@ -321,6 +337,7 @@ THEOREMS: tuple[Theorem, ...] = (
         control="DPO and PMLE come to rest.",
         source="derived here; for IPO Azar et al. 2023, arXiv:2310.12036, section 4",
         methods=_RESTS,
+        contrasts=("dpo", "pmle"),
         tolerance=AT_REST,
         check=bounded_targets_keep_everything,
     ),
@@ -337,11 +354,12 @@ THEOREMS: tuple[Theorem, ...] = (
     Theorem(
         name="possible_upsets_keep_everything",
         claim="Where every completion can win every comparison, by a reward or around a cycle, "
-        "objectives on pairs, and RDRO, DDRO and BCO on the two sides of pairs, come to rest and "
-        "keep every completion.",
-        control="KTO does, too.",
+        "objectives on pairs except rDPO, and RDRO, DDRO and BCO on the two sides of pairs, come "
+        "to rest and keep every completion.",
+        control="KTO and rDPO do, too.",
         source="derived here",
         methods=_KEEPS_WHAT_CAN_WIN,
+        contrasts=("kto", "rdpo"),
         tolerance=AT_REST,
         check=possible_upsets_keep_everything,
     ),

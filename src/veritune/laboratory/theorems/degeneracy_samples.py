@@ -154,7 +154,8 @@ THEOREMS: tuple[Theorem, ...] = (
         control="So does that of RLHF, with beta = 0.1 and the learned log-probabilities as the "
         "reward.",
         source="Yun et al. 2025, arXiv:2506.01523",
-        methods=("pmle", "rloo"),
+        methods=("pmle",),
+        contrasts=("rloo",),
         tolerance=0.01,
         check=more_pairs_reveal_the_target,
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from veritune.laboratory.distances import kl, total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
-from veritune.laboratory.minimize import Minimum, is_certified, minimize
-from veritune.laboratory.population import PopulationLoss, population_loss
+from veritune.laboratory.minimize import certified_policy, minimize
+from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
     cyclic_problem,
@@ -31,6 +32,7 @@ from veritune.seeds import stream
 _GAMMA = 1.0
 _SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 _NUM_DRAWS = 120
+_NUM_OTHERS = 15
 _SOURCE = "Yun et al. 2025, arXiv:2506.01523"
 
 
@@ -64,46 +66,60 @@ def target_of(problem: FiniteProblem) -> Float[Tensor, " Y"]:
     return problem.reward / _GAMMA
 
 
-def certified(minimum: Minimum) -> Float[Tensor, " Y"]:
-    """The policy of a minimum; not a number where its certificate does not show that it is one."""
-    if is_certified(minimum):
-        return minimum.policy
-    return torch.full_like(minimum.policy, torch.nan)
-
-
 def preference_maximum_likelihood(problem: FiniteProblem) -> Float[Tensor, " Y"]:
     """What PMLE learns from the pairs of a problem."""
-    return certified(minimize(population_loss(pmle_loss, problem, gamma=_GAMMA), problem.reference))
+    return certified_policy(
+        minimize(population_loss(pmle_loss, problem, gamma=_GAMMA), problem.reference)
+    )
 
 
-def _learned_from(
-    problem: FiniteProblem, loss_of: Callable[[FiniteProblem], PopulationLoss]
-) -> Float[Tensor, " Y"]:
-    """What an objective learns from the rewards of a preference model fitted to the pairs.
+def direct_preference_optimization(problem: FiniteProblem) -> Float[Tensor, " Y"]:
+    """What DPO learns from the pairs of a problem, with gamma for its beta."""
+    return certified_policy(
+        minimize(population_loss(dpo_loss, problem, beta=_GAMMA), problem.reference)
+    )
+
+
+def _with_fitted_reward(problem: FiniteProblem) -> FiniteProblem | None:
+    """The problem with the rewards of a preference model fitted to the pairs.
 
     The preference model is a table of rewards under the logistic likelihood, which is what PMLE
-    fits with gamma = 1. Not a number where the pairs have no finite fit.
+    fits with gamma = 1. None where the pairs have no finite fit.
     """
-    model = certified(minimize(population_loss(pmle_loss, problem, gamma=1.0), problem.reference))
-    if not model.isfinite().all():
-        return model
-    loss = loss_of(dataclasses.replace(problem, reward=model))
-    return certified(minimize(loss, problem.reference))
-
-
-def preference_distillation(problem: FiniteProblem) -> Float[Tensor, " Y"]:
-    """What PD learns: soft labels of the fitted preference model on fresh pairs."""
-    return _learned_from(
-        problem, lambda fitted: population_loss(preference_distillation_loss, fitted, gamma=_GAMMA)
+    model = certified_policy(
+        minimize(population_loss(pmle_loss, problem, gamma=1.0), problem.reference)
     )
+    return dataclasses.replace(problem, reward=model) if model.isfinite().all() else None
+
+
+def _nothing(problem: FiniteProblem) -> Float[Tensor, " Y"]:
+    return torch.full_like(problem.reference, torch.nan)
+
+
+def preference_distillation(
+    problem: FiniteProblem, *, gamma: float = _GAMMA
+) -> Float[Tensor, " Y"]:
+    """What PD learns: soft labels of the fitted preference model on fresh pairs."""
+    fitted = _with_fitted_reward(problem)
+    if fitted is None:
+        return _nothing(problem)
+    loss = population_loss(preference_distillation_loss, fitted, gamma=gamma)
+    return certified_policy(minimize(loss, problem.reference))
 
 
 def reverse_kl(problem: FiniteProblem) -> Float[Tensor, " Y"]:
     """What the reverse KL to the fitted preference model learns."""
-    return _learned_from(
-        problem,
-        lambda fitted: population_loss(reverse_kl_loss, fitted, group_size=1, gamma=_GAMMA),
-    )
+    fitted = _with_fitted_reward(problem)
+    if fitted is None:
+        return _nothing(problem)
+    loss = population_loss(reverse_kl_loss, fitted, group_size=1, gamma=_GAMMA)
+    return certified_policy(minimize(loss, problem.reference))
+
+
+def reinforcement_learning(problem: FiniteProblem) -> Float[Tensor, " Y"]:
+    """What RLHF, with gamma for its beta, learns from the fitted preference model."""
+    fitted = _with_fitted_reward(problem)
+    return _nothing(problem) if fitted is None else rloo_optimum(fitted, beta=_GAMMA)
 
 
 Learner = Callable[[FiniteProblem], Float[Tensor, " Y"]]
@@ -115,55 +131,92 @@ LEARNERS: dict[str, Learner] = {
 }
 
 
-def rate(name: str, learner: Learner, num_draws: int) -> Evidence:
-    """KL to the target over the number of pairs, fitted by a power of n."""
+def rate(
+    name: str, learner: Learner, num_draws: int, *, other_name: str, other: Learner
+) -> Evidence:
+    """KL to the target over the number of pairs, fitted by a power of n, for two learners.
+
+    The other learns from the first draws of the same pairs.
+    """
     # A flat target: with a hundred pairs every completion wins and loses at least once. If one did
     # not, there would be no finite estimate, and the slope would be no number.
     problem = target_problem(8, seed=3, sharpness=0.3)
     target = target_of(problem)
     generator = stream(0, "laboratory", "rate", name)
-    errors = [
-        [kl(target, learner(sampled_problem(problem, size, generator))) for _ in range(num_draws)]
-        for size in _SIZES
+    samples = [
+        [sampled_problem(problem, size, generator) for _ in range(num_draws)] for size in _SIZES
     ]
-    slope = fitted_slope(_SIZES, errors)
-    means = [math.fsum(drawn) / len(drawn) for drawn in errors]
+    errors = [[kl(target, learner(sample)) for sample in drawn] for drawn in samples]
+    others = [[kl(target, other(sample)) for sample in drawn[:_NUM_OTHERS]] for drawn in samples]
+    slope, other_slope = fitted_slope(_SIZES, errors), fitted_slope(_SIZES, others)
+    means, other_means = _means(errors), _means(others)
     constants = [n * mean for n, mean in zip(_SIZES, means, strict=True)]
-    points = tuple(zip(map(float, _SIZES), means, strict=True))
-    line = Curve(f"{name}: slope {slope}", points, "marked")
-    guide = Curve("1 / n", tuple((float(n), constants[-1] / n) for n in _SIZES), "guide")
+    sizes = [float(size) for size in _SIZES]
+    curves = (
+        Curve(f"{name}: slope {slope}", tuple(zip(sizes, means, strict=True)), "marked"),
+        Curve(
+            f"{other_name}: slope {other_slope.value:.2f}",
+            tuple(zip(sizes, other_means, strict=True)),
+            "marked",
+        ),
+        Curve("1 / n", tuple((n, constants[-1] / n) for n in sizes), "guide"),
+    )
     return Evidence(
         residual=abs(slope.value + 1),
-        control=abs(slope.value + 0.5),
+        control=abs(other_slope.value + 1),
         detail=f"slope {slope} over n = {_SIZES[0]:,} to {_SIZES[-1]:,}, {num_draws} draws each; "
-        f"n * KL is {min(constants):.2f} to {max(constants):.2f}",
+        f"n * KL is {min(constants):.2f} to {max(constants):.2f}; {other_name} on {_NUM_OTHERS} of "
+        f"them: slope {other_slope.value:.2f}, KL {other_means[-1]:.2g} from {_SIZES[-1]:,} pairs",
         plots=(
             Plot(
                 f"Distance of {name} from the target",
                 "pairs n",
                 "KL(target || learned) (nats)",
-                (line, guide),
+                curves,
                 log_x=True,
                 log_y=True,
-                note="Mean over draws; the dashed line falls as 1 / n.",
+                note=f"Mean over draws; the dashed line falls as 1 / n. {other_name} converges to "
+                "another law.",
             ),
         ),
     )
 
 
+def _means(values: list[list[float]]) -> list[float]:
+    return [math.fsum(drawn) / len(drawn) for drawn in values]
+
+
 def pmle_rate() -> Evidence:
-    """The rate of preference maximum likelihood."""
-    return rate("pmle", preference_maximum_likelihood, _NUM_DRAWS)
+    """The rate of preference maximum likelihood, and of DPO on the same pairs."""
+    return rate(
+        "pmle",
+        preference_maximum_likelihood,
+        _NUM_DRAWS,
+        other_name="DPO",
+        other=direct_preference_optimization,
+    )
 
 
 def preference_distillation_rate() -> Evidence:
-    """The rate of preference distillation."""
-    return rate("preference_distillation", preference_distillation, _NUM_DRAWS // 2)
+    """The rate of preference distillation, and of it with a gamma that is not the link's."""
+    return rate(
+        "preference_distillation",
+        preference_distillation,
+        _NUM_DRAWS // 2,
+        other_name=f"PD with gamma = {2 * _GAMMA:g}",
+        other=partial(preference_distillation, gamma=2 * _GAMMA),
+    )
 
 
 def reverse_kl_rate() -> Evidence:
-    """The rate of reverse-KL minimization."""
-    return rate("reverse_kl", reverse_kl, _NUM_DRAWS // 2)
+    """The rate of reverse-KL minimization, and of RLHF on the same preference models."""
+    return rate(
+        "reverse_kl",
+        reverse_kl,
+        _NUM_DRAWS // 2,
+        other_name="RLHF",
+        other=reinforcement_learning,
+    )
 
 
 def three_objectives_agree() -> Evidence:
@@ -213,7 +266,7 @@ def rlhf_collapses_where_reverse_kl_does_not() -> Evidence:
     """RLHF on the target's log-probabilities ends at the mode as beta falls; RKL keeps it."""
     problem = target_problem(8, seed=3)
     target = target_of(problem)
-    found = certified(
+    found = certified_policy(
         minimize(
             population_loss(reverse_kl_loss, problem, group_size=1, gamma=_GAMMA),
             problem.reference,
@@ -250,7 +303,7 @@ def dpo_tilts_the_reference_by_the_target() -> Evidence:
     for seed in (0, 1, 2):
         problem = target_problem(6, seed)
         loss = population_loss(dpo_loss, problem, beta=0.5)
-        found = certified(minimize(loss, problem.reference))
+        found = certified_policy(minimize(loss, problem.reference))
         claimed = tilted_reference(problem.reference, _GAMMA / 0.5 * target_of(problem))
         residuals.append(total_variation(found, claimed))
         controls.append(total_variation(found, target_of(problem)))
@@ -265,16 +318,17 @@ THEOREMS = (
     Theorem(
         name="pmle_rate",
         claim="Preference maximum likelihood converges to the target model at rate O(1/n) in KL.",
-        control="It converges at rate O(1/sqrt(n)).",
+        control="So does DPO on the same pairs.",
         source=_SOURCE,
         methods=("pmle",),
+        contrasts=("dpo",),
         tolerance=0.04,
         check=pmle_rate,
     ),
     Theorem(
         name="preference_distillation_rate",
         claim="Preference distillation converges to the target model at rate O(1/n) in KL.",
-        control="It converges at rate O(1/sqrt(n)).",
+        control="So it does with twice the gamma of the preferences.",
         source=_SOURCE,
         methods=("preference_distillation",),
         tolerance=0.04,
@@ -283,9 +337,10 @@ THEOREMS = (
     Theorem(
         name="reverse_kl_rate",
         claim="Reverse-KL minimization converges to the target model at rate O(1/n) in KL.",
-        control="It converges at rate O(1/sqrt(n)).",
+        control="So does RLHF on the same preference models.",
         source=_SOURCE,
         methods=("reverse_kl",),
+        contrasts=("rloo",),
         tolerance=0.04,
         check=reverse_kl_rate,
     ),
@@ -313,7 +368,8 @@ THEOREMS = (
         claim="With the target's log-probabilities as the reward, reverse_kl keeps the target.",
         control="RLHF with a small beta keeps it.",
         source=_SOURCE,
-        methods=("reverse_kl", "rloo"),
+        methods=("reverse_kl",),
+        contrasts=("rloo",),
         tolerance=1e-8,
         check=rlhf_collapses_where_reverse_kl_does_not,
     ),
@@ -323,7 +379,7 @@ THEOREMS = (
         "of the target.",
         control="It converges to the target.",
         source=f"Rafailov et al. 2023, arXiv:2305.18290, eq. 4, under the link of {_SOURCE}",
-        methods=("dpo", "pmle"),
+        methods=("dpo",),
         tolerance=1e-7,
         check=dpo_tilts_the_reference_by_the_target,
     ),

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
 from veritune.laboratory.lengths import with_lengths
-from veritune.laboratory.minimize import Minimum, is_certified, minimize
+from veritune.laboratory.minimize import distance_of_minimum, is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -19,6 +18,7 @@ from veritune.laboratory.problems import (
     independent_pairs,
 )
 from veritune.laboratory.theorem import Curve, Evidence, Plot, Theorem
+from veritune.laboratory.tilts import tilted_per_token
 from veritune.objectives.optimum import FiniteProblem, tilted_reference, win_probability
 from veritune.objectives.paired.ipo_mean import ipo_mean_loss
 from veritune.objectives.paired.nca import nca_loss
@@ -34,11 +34,6 @@ def _problems(seed: int) -> tuple[FiniteProblem, ...]:
     """Pairs from the reference under preferences of three kinds."""
     makers = (bradley_terry_problem, cyclic_problem, deterministic_problem)
     return tuple(make(_NUM_COMPLETIONS, seed) for make in makers)
-
-
-def _distance(found: Minimum, claimed: Float[Tensor, " Y"]) -> float:
-    """Total variation from what is claimed; infinite without a certificate."""
-    return total_variation(found.policy, claimed) if is_certified(found) else math.inf
 
 
 def _game_tilt(problem: FiniteProblem, beta: float) -> Float[Tensor, " Y"]:
@@ -104,8 +99,9 @@ def sppo_shares_its_excess() -> Evidence:
             for problem in _problems(seed):
                 loss = population_loss(sppo_loss, problem, beta=beta)
                 found = minimize(loss, problem.reference)
-                residuals.append(_distance(found, _balanced_law(problem, beta)))
-                distances.append(total_variation(found.policy, _game_tilt(problem, beta)))
+                balanced, tilted = _balanced_law(problem, beta), _game_tilt(problem, beta)
+                residuals.append(distance_of_minimum(found, balanced, uncertified=math.inf))
+                distances.append(distance_of_minimum(found, tilted, uncertified=0.0))
         controls += distances
         seen.append(f"{min(distances):.1g} to {max(distances):.1g} at beta = {beta:g}")
     return Evidence(
@@ -134,19 +130,20 @@ def sppo_rounds_approach_equilibrium() -> Evidence:
     for seed, beta in ((0, 1.0), (1, 2.0)):
         game = cyclic_problem(_NUM_COMPLETIONS, seed)
         mean, last = _rounds(game, beta)
-        bound = beta * float(-game.reference.min()) / _NUM_ROUNDS + 1 / (8 * beta)
-        residuals.append(mean[-1] - bound)
-        # The last policy goes round and round, so a stretch of rounds stands for it.
-        controls.append(math.fsum(last[_NUM_ROUNDS // 2 :]) / (_NUM_ROUNDS // 2) - bound)
+        lag = beta * float(-game.reference.min())
+        bounds = [lag / number + 1 / (8 * beta) for number in range(1, _NUM_ROUNDS + 1)]
+        residuals += [value - bound for value, bound in zip(mean, bounds, strict=True)]
+        # The last policy goes round and round, and passes above the bound on its way.
+        controls.append(max(value - bound for value, bound in zip(last, bounds, strict=True)))
         for what, values in (("mean of all rounds", mean), ("last round", last)):
             points = tuple((float(i), value) for i, value in enumerate(values, start=1))
             curves.append(Curve(f"{what}, beta = {beta:g}", points))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
-        f"cyclic preferences, Y = {_NUM_COMPLETIONS}, beta = 1 and 2, {_NUM_ROUNDS} rounds: at "
-        f"least {-max(residuals):.3f} below the bound; the last rounds on average at least "
-        f"{min(controls):.3f} above it",
+        f"cyclic preferences, Y = {_NUM_COMPLETIONS}, beta = 1 and 2, every T from 1 to "
+        f"{_NUM_ROUNDS}: at least {-max(residuals):.3f} below the bound; some last round is at "
+        f"least {min(controls):.3f} above it",
         plots=(
             Plot(
                 "Rounds of SPPO on cyclic preferences",
@@ -172,7 +169,7 @@ def _rounds(game: FiniteProblem, beta: float) -> tuple[list[float], list[float]]
         problem = dataclasses.replace(game, reference=policy, pair_law=independent_pairs(policy))
         found = minimize(population_loss(sppo_loss, problem, beta=beta), policy)
         if not is_certified(found):
-            return [math.nan], [math.nan] * _NUM_ROUNDS
+            return [math.nan] * _NUM_ROUNDS, [math.nan] * _NUM_ROUNDS
         policy = found.policy
     return mean, last
 
@@ -185,28 +182,20 @@ def nca_doubles_the_win_rate() -> Evidence:
         for problem in _problems(seed):
             ratio = (2 * win_probability(problem)).log()
             residuals.append(abs(float((problem.reference + ratio).logsumexp(dim=0))))
-            for beta, distances in ((1.0, residuals), (0.5, controls)):
+            for beta, distances, uncertified in (
+                (1.0, residuals, math.inf),
+                (0.5, controls, 0.0),
+            ):
                 loss = population_loss(nca_loss, problem, beta=beta)
                 found = minimize(loss, problem.reference)
                 claimed = tilted_reference(problem.reference, ratio / beta)
-                distances.append(_distance(found, claimed))
+                distances.append(distance_of_minimum(found, claimed, uncertified=uncertified))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
         f"three kinds of preferences, Y = {_NUM_COMPLETIONS}: the law sums to one and is TV at "
         f"most {max(residuals):.0e} away; at beta = 1/2 {min(controls):.2g} to {max(controls):.2g}",
     )
-
-
-def _tilted_per_token(problem: FiniteProblem, length: Tensor, tau: float) -> Float[Tensor, " Y"]:
-    """The reference tilted by `length * (win / tau + c)`, with c such that it sums to one."""
-    per_token = win_probability(problem) / tau
-    low, high = -1e3, 1e3
-    for _ in range(_HALVINGS):
-        shift = (low + high) / 2
-        total = (problem.reference + length * (per_token + shift)).logsumexp(dim=0)
-        low, high = (shift, high) if total < 0 else (low, shift)
-    return problem.reference + length * (per_token + low)
 
 
 def ipo_mean_tilts_by_length() -> Evidence:
@@ -219,11 +208,13 @@ def ipo_mean_tilts_by_length() -> Evidence:
         for problem in _problems(seed):
             for tau in (0.5, 1.0):
                 found = minimize(population_loss(loss, problem, tau=tau), problem.reference)
-                residuals.append(_distance(found, _tilted_per_token(problem, length, tau)))
-                tilt = length * win_probability(problem) / tau
-                controls.append(
-                    total_variation(found.policy, tilted_reference(problem.reference, tilt))
+                claimed = tilted_per_token(
+                    problem.reference, win_probability(problem) / tau, length
                 )
+                residuals.append(distance_of_minimum(found, claimed, uncertified=math.inf))
+                tilt = length * win_probability(problem) / tau
+                other = tilted_reference(problem.reference, tilt)
+                controls.append(distance_of_minimum(found, other, uncertified=0.0))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),

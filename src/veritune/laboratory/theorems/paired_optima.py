@@ -5,12 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from veritune.laboratory.distances import total_variation
 from veritune.laboratory.extremes import largest_residual, smallest_control
-from veritune.laboratory.minimize import Minimum, is_certified, minimize
+from veritune.laboratory.minimize import distance_of_minimum, is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import (
     bradley_terry_problem,
@@ -35,13 +33,6 @@ _SEEDS = (0, 1, 2)
 _NUM_COMPLETIONS = 5
 
 
-def _distance(found: Minimum, claimed: Float[Tensor, " Y"]) -> float:
-    """Total variation from what is claimed; infinite without a certificate."""
-    if not is_certified(found):
-        return math.inf
-    return total_variation(found.policy, claimed)
-
-
 def _with_pairs_of_its_own(problem: FiniteProblem, seed: int) -> FiniteProblem:
     """The same preferences, asked of other pairs: a law that is no product of two."""
     size = problem.num_completions
@@ -63,11 +54,13 @@ def dpo_tilts_the_reference() -> Evidence:
                 population_loss(rso_sigmoid_norm_loss, problem, gamma=beta), problem.reference
             )
             dpo = minimize(population_loss(dpo_loss, problem, beta=beta), problem.reference)
-            residuals.append(_distance(dpo, dpo_optimum(problem, beta=beta)))
-            residuals.append(_distance(rso, rso_sigmoid_norm_optimum(problem, gamma=beta)))
-            controls.append(
-                total_variation(dpo.policy, dpo_optimum(problem, beta=1.2 * beta)),
-            )
+            for found, claimed in (
+                (dpo, dpo_optimum(problem, beta=beta)),
+                (rso, rso_sigmoid_norm_optimum(problem, gamma=beta)),
+            ):
+                residuals.append(distance_of_minimum(found, claimed, uncertified=math.inf))
+            other = dpo_optimum(problem, beta=1.2 * beta)
+            controls.append(distance_of_minimum(dpo, other, uncertified=0.0))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -80,16 +73,17 @@ def dpo_depends_on_the_pairs() -> Evidence:
     residuals: list[float] = []
     controls: list[float] = []
     for seed in _SEEDS:
-        for problem, distances in (
-            (bradley_terry_problem(_NUM_COMPLETIONS, seed), residuals),
-            (cyclic_problem(_NUM_COMPLETIONS, seed), controls),
+        for problem, distances, uncertified in (
+            (bradley_terry_problem(_NUM_COMPLETIONS, seed), residuals, math.inf),
+            (cyclic_problem(_NUM_COMPLETIONS, seed), controls, 0.0),
         ):
             other = _with_pairs_of_its_own(problem, seed)
             first, second = (
                 minimize(population_loss(dpo_loss, given, beta=1.0), problem.reference)
                 for given in (problem, other)
             )
-            distances.append(max(_distance(first, second.policy), _distance(second, first.policy)))
+            between = distance_of_minimum(first, second.policy, uncertified=uncertified)
+            distances.append(between if is_certified(second) else uncertified)
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -110,10 +104,14 @@ def ipo_tilts_by_the_win_probability() -> Evidence:
             noisy_problem(_NUM_COMPLETIONS, seed, noise=0.2),
         ):
             dependent = _with_pairs_of_its_own(problem, seed)
-            for given, distances in ((problem, residuals), (dependent, controls)):
+            for given, distances, uncertified in (
+                (problem, residuals, math.inf),
+                (dependent, controls, 0.0),
+            ):
                 for tau in (0.1, 0.5):
                     found = minimize(population_loss(ipo_loss, given, tau=tau), given.reference)
-                    distances.append(_distance(found, ipo_optimum(given, tau=tau)))
+                    claimed = ipo_optimum(given, tau=tau)
+                    distances.append(distance_of_minimum(found, claimed, uncertified=uncertified))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -149,7 +147,8 @@ def robust_dpo_is_dpo_on_flipped_labels() -> Evidence:
                 _largest_difference(on_flipped, population_loss(dpo_loss, clean, beta=0.5), laws)
             )
             found = minimize(on_flipped, clean.reference)
-            rests.append(_distance(found, dpo_optimum(clean, beta=0.5)))
+            claimed = dpo_optimum(clean, beta=0.5)
+            rests.append(distance_of_minimum(found, claimed, uncertified=math.nan))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -168,9 +167,13 @@ def rdpo_undoes_flipped_labels() -> Evidence:
         claimed = dpo_optimum(clean, beta=0.5)
         for epsilon in (0.1, 0.3):
             flipped = with_flipped_labels(clean, epsilon)
-            for loss, distances in ((rdpo_loss, residuals), (robust_dpo_loss, controls)):
+            for loss, distances, uncertified in (
+                (rdpo_loss, residuals, math.inf),
+                (robust_dpo_loss, controls, 0.0),
+            ):
                 expected = population_loss(loss, flipped, beta=0.5, epsilon=epsilon)
-                distances.append(_distance(minimize(expected, clean.reference), claimed))
+                found = minimize(expected, clean.reference)
+                distances.append(distance_of_minimum(found, claimed, uncertified=uncertified))
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
@@ -191,7 +194,8 @@ def robust_dpo_has_a_finite_margin() -> Evidence:
         tilt = torch.zeros(2, dtype=torch.float64)
         tilt[best] = math.log((1 - epsilon) / epsilon) / beta
         claimed = tilted_reference(problem.reference, tilt)
-        residuals.append(_distance(minimize(expected, problem.reference), claimed))
+        found = minimize(expected, problem.reference)
+        residuals.append(distance_of_minimum(found, claimed, uncertified=math.inf))
         endless = minimize(population_loss(dpo_loss, problem, beta=beta), problem.reference)
         ratio = endless.policy - problem.reference
         margin = beta * float(ratio[best] - ratio[1 - best])
@@ -250,7 +254,8 @@ THEOREMS: tuple[Theorem, ...] = (
         "clean labels.",
         control="So does robust DPO, which smooths labels.",
         source="Chowdhury, Kini & Natarajan 2024, arXiv:2403.00409",
-        methods=("rdpo", "robust_dpo"),
+        methods=("rdpo",),
+        contrasts=("robust_dpo",),
         tolerance=1e-8,
         check=rdpo_undoes_flipped_labels,
     ),
@@ -260,7 +265,8 @@ THEOREMS: tuple[Theorem, ...] = (
         "log((1 - epsilon) / epsilon).",
         control="So does DPO.",
         source="Mitchell 2023; derived here",
-        methods=("robust_dpo", "dpo"),
+        methods=("robust_dpo",),
+        contrasts=("dpo",),
         tolerance=1e-8,
         check=robust_dpo_has_a_finite_margin,
     ),

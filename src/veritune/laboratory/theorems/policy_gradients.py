@@ -1,5 +1,7 @@
 """Objectives on samples of the policy: their gradients are those of what they claim to maximize."""
 
+import dataclasses
+
 import torch
 
 from veritune.laboratory.distances import kl, total_variation
@@ -9,7 +11,7 @@ from veritune.laboratory.minimize import is_certified, minimize
 from veritune.laboratory.population import population_loss
 from veritune.laboratory.problems import bradley_terry_problem
 from veritune.laboratory.theorem import Evidence, Theorem
-from veritune.objectives.optimum import tilted_reference
+from veritune.objectives.optimum import FiniteProblem, tilted_reference
 from veritune.objectives.sampled.dr_grpo import dr_grpo_loss
 from veritune.objectives.sampled.grpo import grpo_loss
 from veritune.objectives.sampled.ppo import ppo_loss
@@ -98,6 +100,56 @@ def dr_grpo_is_scaled_policy_gradient() -> Evidence:
     )
 
 
+def _net_wins(problem: FiniteProblem, policy: torch.Tensor) -> FiniteProblem:
+    """The problem whose reward is the probability to beat a sample of the policy less that to lose
+    to it."""
+    assert problem.reward is not None, "a Bradley-Terry problem has a reward"
+    wins = (problem.reward[:, None] - problem.reward[None, :]).sign() @ policy.exp()
+    return dataclasses.replace(problem, reward=wins)
+
+
+def grpo_on_pairs_counts_wins() -> Evidence:
+    """Gradients of GRPO and of Dr. GRPO on groups of two against that of net wins."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        policy = bradley_terry_problem(_NUM_COMPLETIONS, seed + 100).reference
+        truth = rlhf_gradient(_net_wins(problem, policy), policy, 0.0)
+        found = fresh_gradient(grpo_loss, problem, policy, beta=0.0)
+        residuals.append(_distance(found, truth))
+        plain = fresh_gradient(dr_grpo_loss, problem, policy)
+        along = plain @ truth / truth.norm() ** 2 * truth
+        controls.append(_distance(plain, along))
+    return Evidence(
+        largest_residual(residuals),
+        smallest_control(controls),
+        f"Y = {_NUM_COMPLETIONS}: relative distance at most {max(residuals):.1e}; Dr. GRPO's "
+        f"gradient is {min(controls):.2g} or more from any multiple",
+    )
+
+
+def grpo_penalty_is_the_forward_kl() -> Evidence:
+    """What GRPO's penalty adds to its gradient on fresh samples against both divergences'."""
+    residuals, controls = [], []
+    for seed in _SEEDS:
+        problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
+        policy = bradley_terry_problem(_NUM_COMPLETIONS, seed + 100).reference
+        for beta in (0.04, 0.5):
+            found, bare = (
+                fresh_gradient(grpo_loss, problem, policy, beta=weight) for weight in (beta, 0.0)
+            )
+            forward = policy.exp() - problem.reference.exp()
+            reverse = rlhf_gradient(problem, policy, 1.0) - rlhf_gradient(problem, policy, 0.0)
+            residuals.append(_distance((found - bare) / beta, forward))
+            controls.append(_distance((found - bare) / beta, reverse))
+    return Evidence(
+        largest_residual(residuals),
+        smallest_control(controls),
+        f"beta = 0.04 and 0.5: relative distance at most {max(residuals):.1e}; from the gradient "
+        f"of KL(policy || reference) {min(controls):.2g} or more",
+    )
+
+
 def reverse_kl_is_the_reverse_kl() -> Evidence:
     """Differences of the expected loss are differences of KL(policy || model), off-policy too."""
     residuals, controls = [], []
@@ -123,7 +175,7 @@ def reverse_kl_is_the_reverse_kl() -> Evidence:
 
 
 def reverse_kl_ignores_the_reference() -> Evidence:
-    """The minimizer is the model behind the preferences, where RLHF's is the tilted reference."""
+    """Minimizers, and where RLOO comes to rest, against the model behind the preferences."""
     residuals, controls = [], []
     for seed in _SEEDS:
         problem = bradley_terry_problem(_NUM_COMPLETIONS, seed)
@@ -132,13 +184,14 @@ def reverse_kl_ignores_the_reference() -> Evidence:
         target = torch.log_softmax(problem.reward / 0.7, dim=0)
         distance = total_variation(found.policy, target)
         residuals.append(distance if is_certified(found) else float("inf"))
-        controls.append(
-            total_variation(found.policy, tilted_reference(problem.reference, problem.reward / 0.7))
-        )
+        rest = rloo_optimum(problem, beta=0.7)
+        is_rest = fresh_gradient(rloo_loss, problem, rest, beta=0.7).norm() < 1e-10
+        controls.append(total_variation(rest, target) if is_rest else 0.0)
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
-        f"TV at most {max(residuals):.1e}",
+        f"gamma = beta = 0.7: TV at most {max(residuals):.1e}; RLOO, whose gradient on fresh "
+        f"samples vanishes there, rests {min(controls):.2g} or more away",
     )
 
 
@@ -176,9 +229,32 @@ THEOREMS = (
         claim="Dr. GRPO's gradient on fresh samples is (K - 1) / K of the policy gradient.",
         control="GRPO's, divided by the deviation of the group, is a multiple of it.",
         source="Liu et al. 2025, arXiv:2503.20783",
-        methods=("dr_grpo", "grpo"),
+        methods=("dr_grpo",),
+        contrasts=("grpo",),
         tolerance=1e-10,
         check=dr_grpo_is_scaled_policy_gradient,
+    ),
+    Theorem(
+        name="grpo_on_pairs_counts_wins",
+        claim="On fresh groups of two GRPO without its penalty follows the policy gradient of the "
+        "probability to beat another sample of the policy less that to lose to it: how far rewards "
+        "differ does not count.",
+        control="Dr. GRPO's gradient is a multiple of it.",
+        source="derived here; Shao et al. 2024, arXiv:2402.03300, for the loss",
+        methods=("grpo",),
+        contrasts=("dr_grpo",),
+        tolerance=1e-10,
+        check=grpo_on_pairs_counts_wins,
+    ),
+    Theorem(
+        name="grpo_penalty_is_the_forward_kl",
+        claim="On fresh samples the penalty of GRPO adds beta times the gradient of KL(reference "
+        "|| policy).",
+        control="It adds that of KL(policy || reference), which it estimates.",
+        source="derived here; Shao et al. 2024, arXiv:2402.03300, eq. 4, for the penalty",
+        methods=("grpo",),
+        tolerance=1e-10,
+        check=grpo_penalty_is_the_forward_kl,
     ),
     Theorem(
         name="reverse_kl_is_the_reverse_kl",
@@ -192,11 +268,11 @@ THEOREMS = (
     ),
     Theorem(
         name="reverse_kl_ignores_the_reference",
-        claim="reverse_kl converges to the model behind the preferences, not to a tilted "
-        "reference.",
-        control="It converges to the reference tilted by the same reward, as RLHF does.",
+        claim="reverse_kl converges to the model behind the preferences, whatever the reference.",
+        control="So does RLOO with the same reward and beta = gamma.",
         source="Yun et al. 2025, arXiv:2506.01523",
-        methods=("reverse_kl", "rloo"),
+        methods=("reverse_kl",),
+        contrasts=("rloo",),
         tolerance=1e-8,
         check=reverse_kl_ignores_the_reference,
     ),

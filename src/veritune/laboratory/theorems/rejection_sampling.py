@@ -17,6 +17,9 @@ _SEEDS = (0, 1, 2)
 _BETAS = (0.3, 0.5, 1.0)
 _NUM_COMPLETIONS = 6
 _NUM_CANDIDATES = 400_000
+_NUM_FEW_KEPT = 8
+_FEW = (64, 32, 16)
+_NUM_REPEATS = 5_000
 
 
 def excess_chi_square(counts: Int[Tensor, " Y"], law: Float[Tensor, " Y"]) -> float:
@@ -147,6 +150,7 @@ def passes_keep_the_law() -> Evidence:
     residuals: list[float] = []
     controls: list[float] = []
     curves: list[Curve] = []
+    few: list[str] = []
     for seed in _SEEDS:
         policy, rewards = _policy_and_rewards(seed)
         drawn = _candidates(policy, seed, "passes")
@@ -165,12 +169,18 @@ def passes_keep_the_law() -> Evidence:
             (residuals if fraction < 1 else controls).append(excess_chi_square(counts, law))
             points.append((fraction, total_variation(_frequencies(counts), law)))
         curves.append(Curve(f"acceptance rate {rate:.2f}", tuple(points), "marked"))
+        few.append(
+            f"{' / '.join(f'{distance:.3f}' for distance in _of_few(seed, beta))} with an "
+            f"acceptance rate of {rate:.2f}"
+        )
     return Evidence(
         largest_residual(residuals),
         smallest_control(controls),
         f"{_NUM_CANDIDATES:,} candidates, Y = {_NUM_COMPLETIONS}, beta = 0.5: excess chi-square at "
         f"most {max(residuals):.1f} deviations up to 0.95 of what a pass accepts, "
-        f"{min(controls):.0f} or more from 1.05 of it on",
+        f"{min(controls):.0f} or more from 1.05 of it on. Of few candidates: TV of "
+        f"{_NUM_FEW_KEPT} kept of {' / '.join(map(str, _FEW))}, over {_NUM_REPEATS:,} repeats, on "
+        f"bradley_terry_problem({_NUM_COMPLETIONS}, seed) with seed 0, 1 and 2: {'; '.join(few)}",
         plots=(
             Plot(
                 "What repeated passes keep",
@@ -181,6 +191,29 @@ def passes_keep_the_law() -> Evidence:
             ),
         ),
     )
+
+
+def _of_few(seed: int, beta: float) -> list[float]:
+    """Total variation from the tilted law to what is kept of each number of few candidates."""
+    policy, rewards = _policy_and_rewards(seed)
+    law = tilted_law(policy, rewards, beta=beta)
+    distances = []
+    for num_candidates in _FEW:
+        generator = stream(seed, "laboratory", "few candidates", str(num_candidates))
+        groups = torch.multinomial(
+            policy.exp().expand(_NUM_REPEATS, -1),
+            num_candidates,
+            replacement=True,
+            generator=generator,
+        )
+        kept = [
+            group[
+                accepted(rewards[group], beta=beta, num_wanted=_NUM_FEW_KEPT, generator=generator)
+            ]
+            for group in groups
+        ]
+        distances.append(total_variation(_frequencies(_counts(torch.cat(kept))), law))
+    return distances
 
 
 def best_of_n(

@@ -36,15 +36,16 @@ def length_regularized_dpo_loss(
         Park et al. 2024, arXiv:2403.19159.
     """
     margin = beta * (pairs.chosen.log_ratio - pairs.rejected.log_ratio)
-    return softplus(-(margin + alpha * (pairs.chosen.length - pairs.rejected.length)))
+    num_more = (pairs.chosen.length - pairs.rejected.length).to(margin.dtype)
+    return softplus(-(margin + alpha * num_more))
 
 
 def length_regularized_dpo_initial_loss(
     pairs: PairedLogProbs, *, beta: Positive = 0.1, alpha: NonNegative = 0.01
 ) -> Float[Tensor, " B"]:
     """`log(1 + exp(alpha * (length(rejected) - length(chosen))))`: only the lengths speak."""
-    price = alpha * (pairs.rejected.length - pairs.chosen.length)
-    return softplus(price.to(pairs.chosen.policy.dtype))
+    num_more = (pairs.rejected.length - pairs.chosen.length).to(pairs.chosen.policy.dtype)
+    return softplus(alpha * num_more)
 
 
 CARD = Card(

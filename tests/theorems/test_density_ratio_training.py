@@ -3,7 +3,7 @@ import math
 import pytest
 
 from veritune.laboratory.problems import disjoint_problem
-from veritune.laboratory.theorems.density_ratio_rates import train
+from veritune.laboratory.theorems.density_ratio_training import train
 
 
 @pytest.mark.parametrize(
