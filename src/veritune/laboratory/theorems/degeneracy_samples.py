@@ -119,7 +119,7 @@ def more_pairs_reveal_the_target() -> Evidence:
                 "largest probability",
                 (
                     *(Curve(name, tuple(points), "marked") for name, points in means.items()),
-                    Curve("target", tuple((float(n), truth) for n in _MANY)),
+                    Curve("target", tuple((float(n), truth) for n in _MANY), "guide"),
                 ),
                 log_x=True,
                 note="More pairs bring PMLE to the target. RLHF on the log-probabilities that it "

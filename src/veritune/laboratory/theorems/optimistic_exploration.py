@@ -120,7 +120,7 @@ def regret_of(process: EpisodicProcess, num_episodes: tuple[int, ...], what: str
     curves = (
         _curve(f"bonus factor {_BONUS:g}", bold),
         _curve("no bonus", meek),
-        Curve("sqrt(K)", tuple(square_root)),
+        Curve("sqrt(K)", tuple(square_root), "guide"),
     )
     return Evidence(
         with_bonus - 0.5,
