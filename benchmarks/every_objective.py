@@ -13,7 +13,6 @@ tables of docs/choosing-an-objective.md.
 """
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from kept_results import RESULTS, keep
 from torch import Tensor
 
 from veritune import seeds
@@ -50,11 +50,8 @@ from veritune.models.forward import CausalModel
 from veritune.objectives.card import Card
 from veritune.objectives.catalog import CATALOG, find_card
 from veritune.objectives.optimum import FiniteProblem
-from veritune.provenance import versions
 from veritune.records.kinds import Origin, Paired, Record, Scored, Unpaired
 from veritune.records.write import write_records
-
-RESULTS = Path(__file__).resolve().parent / "results" / "every_objective.json"
 
 NUM_WORDS = 19_200
 """Labels or pairs; half as many groups of four."""
@@ -270,7 +267,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="objectives; all if none is named")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2, help="worlds, each with its own language")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "every_objective.json")
     given = parser.parse_args()
     names = given.names or [n for n, card in CATALOG.items() if not card.takes_samples]
     names = [find_card(name).name for name in names if name != "sft"]
@@ -295,16 +292,14 @@ def main() -> None:
                 for row in pool.imap(partial(run, config, model), cases):
                     print(in_words(row), flush=True)
                     rows.append(row)
-    text = {
-        "versions": {name: what for name, what in versions().items() if name != "platform"},
+    facts = {
         "words": NUM_WORDS,
         "steps": STEPS,
         "untrained": [asdict(row) for row in untrained],
         "target_approval": best,
         "rows": [asdict(row) for row in rows],
     }
-    given.output.parent.mkdir(exist_ok=True)
-    given.output.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+    keep(given.output, facts)
 
 
 if __name__ == "__main__":

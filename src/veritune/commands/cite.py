@@ -28,7 +28,7 @@ from veritune.objectives.choice import ObjectiveConfig
 from veritune.objectives.custom import custom_file, is_custom
 from veritune.objectives.parameters import source, summary
 from veritune.rejection import accepted
-from veritune.training.run_folder import read_provenance
+from veritune.training.run_folder import OBJECTIVE_FOLDER, SETTINGS_FILE, read_provenance
 
 
 class _Algorithm(NamedTuple):
@@ -47,10 +47,6 @@ _ALGORITHMS = {
     "rso": _Algorithm("rejection sampling optimization", accepted),
 }
 """What is no objective and has a paper all the same."""
-
-_CONFIG = "config.yaml"
-_KEPT = "objective"
-"""Where a run folder has copies of the user's own files."""
 
 
 class _Settings(Config):
@@ -124,7 +120,7 @@ def _comment(text: str) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / _CONFIG).is_file()
+    return (folder / SETTINGS_FILE).is_file()
 
 
 def _version(run: Path) -> str:
@@ -136,12 +132,12 @@ def _version(run: Path) -> str:
 
 def _of_run(run: Path) -> list[_Use]:
     """The objective of a run, or the parts of a combination."""
-    file = run / _CONFIG
+    file = run / SETTINGS_FILE
     try:
         objective = build_config(_Settings, read_yaml_mapping(file), where=str(file)).objective
     except SettingsError as error:
         raise RunFolderError(
-            f"its {_CONFIG} does not say which objective the run had",
+            f"its {SETTINGS_FILE} does not say which objective the run had",
             where=run,
             why=error.what,
             fix="give the folder that a run wrote to (its setting `output`)",
@@ -159,7 +155,7 @@ def _of_name(name: str, run: Path | None = None) -> _Use:
     """
     if is_custom(name):
         file = custom_file(name)
-        kept = file if run is None else run / _KEPT / file.name
+        kept = file if run is None else run / OBJECTIVE_FOLDER / file.name
         return _of_function(kept if kept.is_file() else file, name.rpartition(":")[2])
     if name in CATALOG:
         card = CATALOG[name]
@@ -232,7 +228,7 @@ def _nothing_of_this_name(name: str, run: Path | None) -> RunFolderError | Setti
         "there is no run folder, objective or algorithm of this name"
         if run is None
         else "there is no objective of this name",
-        where="veritune cite" if run is None else run / _CONFIG,
+        where="veritune cite" if run is None else run / SETTINGS_FILE,
         got=name,
         fix=f"did you mean {near}? Or: {names}" if near else names,
     )
@@ -245,7 +241,7 @@ def _no_run_folder(path: Path) -> RunFolderError:
         return RunFolderError(
             "there is no such run folder", where="veritune cite", got=str(path), fix=fix
         )
-    below = [file.parent for file in sorted(path.glob(f"*/{_CONFIG}"))]
+    below = [file.parent for file in sorted(path.glob(f"*/{SETTINGS_FILE}"))]
     near = below or [folder for folder in path.parents if _is_run(folder)][:1]
     if near:
         fix = f"give {' or '.join(str(folder) for folder in near)}"
@@ -255,6 +251,6 @@ def _no_run_folder(path: Path) -> RunFolderError:
         "this is a file" if path.is_file() else "the folder holds no run",
         where="veritune cite",
         got=str(path),
-        why=f"a run folder holds the settings of a run in {_CONFIG}",
+        why=f"a run folder holds the settings of a run in {SETTINGS_FILE}",
         fix=fix,
     )

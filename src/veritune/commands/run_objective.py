@@ -7,9 +7,7 @@ from veritune.commands.run_data import RunData
 from veritune.commands.train_settings import TrainConfig
 from veritune.errors import DataError, SettingsError
 from veritune.objectives.choice import Choice, choose, law_breaches
-
-_FOLDER = "objective"
-"""Where the user's own files are kept in a run folder."""
+from veritune.training.run_folder import OBJECTIVE_FOLDER
 
 
 def check_objective(config: TrainConfig) -> Choice:
@@ -71,6 +69,6 @@ def resolve_objective(
 def keep_objective_files(choice: Choice, run: Path) -> None:
     """Copy the user's own files into the run folder."""
     for file in choice.files:
-        kept = run / _FOLDER / file.name
+        kept = run / OBJECTIVE_FOLDER / file.name
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, kept)

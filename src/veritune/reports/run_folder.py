@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from veritune.config import read_yaml_mapping
 from veritune.errors import RunFolderError, SettingsError
+from veritune.training.run_folder import PROVENANCE_FILE, SETTINGS_FILE
 
 HELD_OUT = "eval/"
 """How the names of held-out measurements begin."""
@@ -58,8 +59,8 @@ def read_run_folder(folder: Path) -> RunFolder:
             fix="give the folder that a run wrote to (its setting `output`)",
         )
     problems: list[str] = []
-    settings = _read_settings(folder / "config.yaml", problems)
-    provenance = _read_provenance(folder / "provenance.json", problems)
+    settings = _read_settings(folder / SETTINGS_FILE, problems)
+    provenance = _read_provenance(folder / PROVENANCE_FILE, problems)
     lines = _read_lines(folder / "metrics.jsonl", problems)
     training, evaluations = _by_step(lines)
     if not training and (folder / "metrics.jsonl").is_file():

@@ -13,11 +13,15 @@ from veritune.config import Config, ConfigT, differing_settings, dump_config, lo
 from veritune.errors import RunFolderError, SettingsError, VerituneWarning
 from veritune.training.checkpoint import newest_checkpoint
 
-_CONFIG, _PROVENANCE, _MODEL = "config.yaml", "provenance.json", "model"
+SETTINGS_FILE, PROVENANCE_FILE = "config.yaml", "provenance.json"
+OBJECTIVE_FOLDER = "objective"
+"""Copies of the user's own files."""
+
+_MODEL = "model"
 
 _WRITTEN = (
-    *(_CONFIG, _PROVENANCE, _MODEL),
-    *("metrics.jsonl", "checkpoints", "adapter", "tensorboard", "report.html", "objective"),
+    *(SETTINGS_FILE, PROVENANCE_FILE, _MODEL, OBJECTIVE_FOLDER),
+    *("metrics.jsonl", "checkpoints", "adapter", "tensorboard", "report.html"),
 )
 """Everything that a run writes into its folder; each may also lie beside, half written."""
 
@@ -62,10 +66,10 @@ def open_run_folder(path: Path, config: ConfigT, *, overwrite: bool = False) -> 
     refuse_blocked_folder(path)
     # A run that died while it wrote its first file left that file under its first name.
     if not path.exists() or {file.name for file in path.iterdir()} <= {
-        _beside(path / _CONFIG).name
+        _beside(path / SETTINGS_FILE).name
     }:
         return RunFolder(path, None, False)
-    if not (path / _CONFIG).is_file():
+    if not (path / SETTINGS_FILE).is_file():
         raise RunFolderError(
             "the output folder is not empty and holds no run",
             where="output",
@@ -76,7 +80,7 @@ def open_run_folder(path: Path, config: ConfigT, *, overwrite: bool = False) -> 
     if overwrite:
         _files_of_run(path, type(config))
         return RunFolder(path, None, False, is_overwritten=True)
-    before = load_config(type(config), path / _CONFIG)
+    before = load_config(type(config), path / SETTINGS_FILE)
     differing = {k: v for k, v in differing_settings(before, config).items() if k not in _FREE}
     if differing:
         listed = "; ".join(
@@ -141,20 +145,20 @@ def begin_run(folder: RunFolder, config: Config, provenance: Mapping[str, Any]) 
         _remove_run(folder.path, type(config))
     folder.path.mkdir(parents=True, exist_ok=True)
     # The settings come first: by them the folder is known as a run, however little else it holds.
-    _write(folder.path / _CONFIG, dump_config(config))
-    _write(folder.path / _PROVENANCE, json.dumps(provenance, indent=1) + "\n")
+    _write(folder.path / SETTINGS_FILE, dump_config(config))
+    _write(folder.path / PROVENANCE_FILE, json.dumps(provenance, indent=1) + "\n")
 
 
 def finish_run(folder: RunFolder, facts: Mapping[str, Any]) -> None:
     """Note that the run is complete. Written last, behind the model."""
     provenance = {**read_provenance(folder.path), **facts, "finished": True}
-    _write(folder.path / _PROVENANCE, json.dumps(provenance, indent=1) + "\n")
+    _write(folder.path / PROVENANCE_FILE, json.dumps(provenance, indent=1) + "\n")
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """What the run is made from, as far as it was written."""
     try:
-        found = json.loads((path / _PROVENANCE).read_text())
+        found = json.loads((path / PROVENANCE_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -184,17 +188,17 @@ def _files_of_run(path: Path, kind: type[Config]) -> list[Path]:
         RunFolderError: The settings are not those of a run, or there are other files.
     """
     try:
-        load_config(kind, path / _CONFIG)
+        load_config(kind, path / SETTINGS_FILE)
     except SettingsError as error:
         raise RunFolderError(
-            f"the output folder holds a {_CONFIG} that is not a run's",
+            f"the output folder holds a {SETTINGS_FILE} that is not a run's",
             where="output",
             got=str(path),
             why=f"only a run is overwritten, and these are no settings of one: {error.what}",
             fix="choose another output, or remove the folder by hand",
         ) from error
     known = {name for file in _WRITTEN for name in (file, _beside(path / file).name)}
-    files = sorted(path.iterdir(), key=lambda file: (file.name == _CONFIG, file.name))
+    files = sorted(path.iterdir(), key=lambda file: (file.name == SETTINGS_FILE, file.name))
     foreign = [file.name for file in files if file.name not in known]
     if foreign:
         raise RunFolderError(

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from veritune.laboratory.distances import total_variation
@@ -59,6 +59,18 @@ def _frequencies(counts: Int[Tensor, " Y"]) -> Float[Tensor, " Y"]:
     return (counts.to(torch.float64) / counts.sum()).log()
 
 
+def _one_round(
+    rewards: Float[Tensor, " Y"],
+    drawn: Int[Tensor, " N"],
+    beta: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, " N"]:
+    """Which candidates one pass accepts, bounded by the largest reward."""
+    return accepted_in_one_round(
+        rewards[drawn], beta=beta, max_reward=float(rewards.max()), generator=generator
+    )
+
+
 def acceptance_tilts_the_policy() -> Evidence:
     """The policy times the probability that each completion is accepted, normalized."""
     residuals: list[float] = []
@@ -94,12 +106,7 @@ def one_round_accepts_the_tilted_law() -> Evidence:
         policy, rewards = _policy_and_rewards(seed)
         drawn = _candidates(policy, seed, "law")
         for beta in _BETAS:
-            kept = accepted_in_one_round(
-                rewards[drawn],
-                beta=beta,
-                max_reward=float(rewards.max()),
-                generator=stream(seed, "laboratory", "law", str(beta)),
-            )
+            kept = _one_round(rewards, drawn, beta, stream(seed, "laboratory", "law", str(beta)))
             counts, law = _counts(drawn[kept]), tilted_law(policy, rewards, beta=beta)
             residuals.append(excess_chi_square(counts, law))
             distances.append(total_variation(_frequencies(counts), law))
@@ -123,12 +130,7 @@ def share_accepted() -> Evidence:
         drawn = _candidates(policy, seed, "share")
         for beta in _BETAS:
             bound = float(rewards.max())
-            kept = accepted_in_one_round(
-                rewards[drawn],
-                beta=beta,
-                max_reward=bound,
-                generator=stream(seed, "laboratory", "share", str(beta)),
-            )
+            kept = _one_round(rewards, drawn, beta, stream(seed, "laboratory", "share", str(beta)))
             expected = expected_acceptance(policy, rewards, beta=beta, max_reward=bound)
             at_mean = math.exp((float((policy.exp() * rewards).sum()) - bound) / beta)
             share = float(kept.to(torch.float64).mean())
