@@ -1,4 +1,5 @@
 import inspect
+import pickle
 import re
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from veritune import errors
 from veritune.errors import (
     DataError,
+    Problems,
     RecordError,
     SettingsError,
     VerituneError,
@@ -13,6 +15,7 @@ from veritune.errors import (
     nearest_name,
     shorten,
 )
+from veritune.records.kinds import Origin
 
 CLASSES = [
     kind
@@ -113,3 +116,30 @@ def test_the_nearest_name_is_like_the_given_one_or_none_is(name, nearest):
 
 def test_no_name_is_near_where_there_are_none():
     assert nearest_name("beta", []) is None
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_error_from_another_process_is_the_same_error(kind):
+    error = kind("bad", where=Origin("a.jsonl", 3), got=["x"], why="it is")
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert (again.where, again.got, again.why, again.fix) == (error.where, ["x"], "it is", None)
+
+
+def test_problems_are_counted_and_told_as_if_all_were_kept():
+    made = [RecordError("bad", where=f"line {i}") for i in range(25)]
+    first, later = Problems(), Problems()
+    for problem in made[:7]:
+        first.add(problem)
+    for problem in made[7:]:
+        later.add(problem)
+
+    first.join(later)
+
+    assert len(first) == 25
+    assert len(first.shown) == 20
+    assert str(first) == join_problems(made)
+    assert not Problems()

@@ -12,6 +12,7 @@ VerituneError
     ├── NonFiniteLossError    loss or gradient is not a number
     ├── StepZeroError         policy and reference disagree before the first update
     ├── ReferenceCacheError   cached log-probabilities are not those of the reference
+    ├── OutOfMemoryError      the device has no memory for what the run does
     └── CheckpointError       a checkpoint is damaged
 
 VerituneWarning               the run continues and may surprise
@@ -19,6 +20,8 @@ VerituneWarning               the run continues and may surprise
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 MAX_SHOWN_PROBLEMS = 20
 _MAX_SHOWN_CHARACTERS = 120
@@ -52,6 +55,10 @@ class VerituneError(Exception):
         self.why = why
         self.fix = fix
         super().__init__(self._message())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again from `args`, which here is the finished message alone.
+        return _made_again, (type(self), self.__dict__, self.args)
 
     def _message(self) -> str:
         head = self.what if self.where is None else f"{self.where}: {self.what}"
@@ -111,12 +118,53 @@ class ReferenceCacheError(RunError):
     """Cached log-probabilities are incomplete or are not those of the reference."""
 
 
+class OutOfMemoryError(RunError, MemoryError):
+    """The device has no memory for what the run does."""
+
+
 class CheckpointError(RunError):
     """A checkpoint is damaged or incomplete."""
 
 
 class VerituneWarning(UserWarning):
     """The run continues, and the user may be surprised."""
+
+
+def _made_again(
+    kind: type[VerituneError], facts: dict[str, Any], args: tuple[Any, ...]
+) -> VerituneError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+@dataclass
+class Problems:
+    """Problems of many things: how many there are, and the first of them in words.
+
+    Its length is their number, and its text is what `join_problems` says of them; the errors
+    themselves are not kept, so that a million problems take no memory.
+    """
+
+    total: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, problem: VerituneError) -> None:
+        """One more."""
+        self.join(Problems(1, [f"{type(problem).__name__}: {problem}"]))
+
+    def join(self, later: "Problems") -> None:
+        """As many more as there are among others, which come behind these."""
+        self.total += later.total
+        self.shown = [*self.shown, *later.shown][:MAX_SHOWN_PROBLEMS]
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __str__(self) -> str:
+        more = self.total - len(self.shown)
+        told = [f"… and {more} more (total {self.total})."] if more else []
+        return "\n".join([*self.shown, *told])
 
 
 def shorten(value: object, limit: int = _MAX_SHOWN_CHARACTERS) -> str:
@@ -130,11 +178,11 @@ def shorten(value: object, limit: int = _MAX_SHOWN_CHARACTERS) -> str:
 
 def join_problems(problems: Sequence[VerituneError], total: int | None = None) -> str:
     """The first problems, one below the other, and how many there are in all."""
-    total = len(problems) if total is None else total
-    shown = [f"{type(p).__name__}: {p}" for p in problems[:MAX_SHOWN_PROBLEMS]]
-    if total > len(shown):
-        shown.append(f"… and {total - len(shown)} more (total {total}).")
-    return "\n".join(shown)
+    joined = Problems()
+    for problem in problems[:MAX_SHOWN_PROBLEMS]:
+        joined.add(problem)
+    joined.total = len(problems) if total is None else total
+    return str(joined)
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:

@@ -78,6 +78,15 @@ def test_progress_in_a_file_is_a_line_now_and_then(capsys, monkeypatch):
     # A call every 4 seconds, a line when more than 10 have passed: at 12 and 24 seconds.
     # 12 seconds for 3 of 7 leave 16; 24 seconds for 6 leave 4.
     assert capsys.readouterr().out.splitlines() == [
-        "tokens: 3/7, 16 s left",
-        "tokens: 6/7, 4 s left",
+        "tokens: 3/7, 0.25 a second, 16 s left",
+        "tokens: 6/7, 0.25 a second, 4 s left",
     ]
+
+
+def test_progress_of_an_unknown_amount_of_work_has_a_rate_and_no_end(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    with Display().counting("tokens") as update:
+        for done in range(512, 512 * 4, 512):
+            update(done, None)
+    assert capsys.readouterr().out.splitlines() == ["tokens: 1536, 128 a second"]

@@ -1,7 +1,10 @@
 """Iterator of (global batch, position): the records of each optimizer step, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from veritune.batches.order import RecordOrder
 
@@ -30,11 +33,16 @@ class Loader:
         order: The stream of records.
         batch_size: Records per step, over all processes.
         last: The stream's end: the number of records that the run sees in all.
-        prompts: A key of each record's prompt, for mismatched partners; None asks for none.
+        prompts: A key of each record's prompt, for mismatched partners; None asks for none. Of
+            many records the keys are numbers in an array.
     """
 
     def __init__(
-        self, order: RecordOrder, batch_size: int, last: int, prompts: list[bytes] | None = None
+        self,
+        order: RecordOrder,
+        batch_size: int,
+        last: int,
+        prompts: Sequence[bytes] | NDArray[np.int64] | None = None,
     ) -> None:
         self._order = order
         self._batch_size = batch_size

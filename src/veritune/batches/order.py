@@ -43,7 +43,13 @@ class RecordOrder:
 
     def slice(self, start: int, stop: int) -> list[int]:
         """Records at positions start … stop-1."""
-        return [self[position] for position in range(start, stop)]
+        pieces: list[int] = []
+        while start < stop:
+            epoch, place = divmod(start, self.num_records)
+            piece = self._epoch(epoch)[place : place + stop - start]
+            pieces += piece.tolist()
+            start += len(piece)
+        return pieces
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._epochs:

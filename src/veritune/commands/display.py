@@ -51,19 +51,23 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Progress of a known amount of work: call the result with (done, of)."""
-        with self._progress() as progress:
-            task = progress.add_task(what, total=None)
+    def counting(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Progress of work: call the result with (done, of), or (done, None) where the amount is
+        not known."""
+        with self._progress(TextColumn("{task.fields[rate]}")) as progress:
+            task = progress.add_task(what, total=None, rate="")
             started = last = time.monotonic()
 
-            def update(done: int, total: int) -> None:
+            def update(done: int, total: int | None) -> None:
                 nonlocal last
-                progress.update(task, completed=done, total=total)
                 now = time.monotonic()
+                rate = rate_in_words(done / max(now - started, 1e-3))
+                progress.update(task, completed=done, total=total, rate=rate)
                 if not self.console.is_terminal and now - last > _SECONDS_BETWEEN_LINES:
                     last = now
-                    self.note(f"{what}: {done}/{total}, {_left(started, now, done, total)} left")
+                    known = "" if total is None else f"/{total}"
+                    left = "" if total is None else f", {_left(started, now, done, total)} left"
+                    self.note(f"{what}: {done}{known}, {rate}{left}")
 
             yield update
 
@@ -122,6 +126,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rate_in_words(rate: float) -> str:
+    """A number a second as a person would say it."""
+    return f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.2g} a second"
 
 
 def _left(started: float, now: float, done: int, total: int) -> str:

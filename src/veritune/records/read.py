@@ -1,15 +1,20 @@
-"""Files to records, each with its origin; all problems of all files at once."""
+"""Files to records, each with its origin; all problems of all files at once.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+1. `rows_of` gives the rows of all files, one at a time.
+2. `sound_records` makes records of rows and counts what it finds; rows may come in pieces.
+3. `check_found` raises what is wrong, once all rows were seen. `read_records` is all three.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from veritune.config import Config
-from veritune.errors import DataError, RecordError, SettingsError, join_problems, nearest_name
+from veritune.errors import DataError, Problems, RecordError, SettingsError, nearest_name
 from veritune.records.json_lines import Item, Row
-from veritune.records.kinds import KINDS, Paired, Record
+from veritune.records.kinds import KINDS, Origin, Paired, Record
 from veritune.records.shapes import KNOWN_COLUMNS, record_from_row
 from veritune.records.sources import iter_rows
 from veritune.records.validate import check_completions_differ, validate_record
@@ -81,6 +86,44 @@ class DataConfig(Config):
         return value
 
 
+class First(NamedTuple):
+    """The first sound record, which says the kind of all."""
+
+    kind: str
+    origin: Origin
+
+
+@dataclass
+class Found:
+    """What rows held, counted as they are read."""
+
+    num_rows: int = 0
+    """Rows read: records, problems and identical pairs that were left out."""
+
+    num_records: int = 0
+    """Sound records."""
+
+    num_identical_dropped: int = 0
+    """Pairs left out because their completions are the same."""
+
+    problems: Problems = field(default_factory=Problems)
+    """One for each row that cannot be used, in order."""
+
+    columns: frozenset[str] = frozenset()
+    """Columns that were renamed, by our names, as far as some row has them."""
+
+    first: First | None = None
+
+    def join(self, later: "Found") -> None:
+        """Count what was found in rows behind these."""
+        self.num_rows += later.num_rows
+        self.num_records += later.num_records
+        self.num_identical_dropped += later.num_identical_dropped
+        self.problems.join(later.problems)
+        self.columns |= later.columns
+        self.first = self.first or later.first
+
+
 @dataclass(frozen=True)
 class ReadResult:
     """The sound records of some files, and what is wrong with the other rows."""
@@ -88,8 +131,8 @@ class ReadResult:
     records: tuple[Record, ...]
     """Never empty, all of one kind, in the order of the files."""
 
-    problems: tuple[RecordError, ...]
-    """One for each row that cannot be used, in order; empty unless `on_error` is "skip"."""
+    problems: Problems
+    """One for each row that cannot be used, in order; none unless `on_error` is "skip"."""
 
     num_rows: int
     """Rows read: records, problems and identical pairs that were left out."""
@@ -117,54 +160,87 @@ def read_records(config: DataConfig, *, kind: str | None = None) -> ReadResult:
         DataError: A file cannot be read; a row cannot be used and `on_error` is "stop"; or no row
             can be used. The first twenty problems are shown, after all rows were read.
     """
-    asked = config.kind or kind
-    assert asked is None or asked in KINDS, f"kind is None or one of {', '.join(KINDS)}"
-    records: list[Record] = []
-    problems: list[RecordError] = []
-    num_rows = num_dropped = 0
-    renamed_to = set(config.columns.values())
-    seen: set[str] = set()
-    for item in _rows_of_files(config):
-        num_rows += 1
-        if isinstance(item, RecordError):
-            problems.append(item)
-            continue
-        origin, row = item
-        seen |= renamed_to & row.keys()
-        try:
-            record = record_from_row(origin, row, kind=asked)
-            if records:
-                _check_same_kind(record, row, records[0])
-            validate_record(record)
-            if isinstance(record, Paired) and config.identical_pairs != "keep":
-                if config.identical_pairs == "drop" and record.chosen == record.rejected:
-                    num_dropped += 1
-                    continue
-                check_completions_differ(record)
-        except RecordError as problem:
-            problems.append(problem)
-        else:
-            records.append(record)
-    _refuse_unseen_columns(config, seen)
-    if problems and (config.on_error == "stop" or not records):
-        raise _problems_error(config, problems, len(records), num_rows)
-    if not records:
-        raise DataError(
-            f"all {num_rows:,} pairs have identical completions",
-            where=_shown_files(config.files),
-            fix="check how the pairs were made; data.identical_pairs=keep would read them",
-        )
+    found = Found()
+    records = tuple(sound_records(rows_of(config), config, found, kind=kind))
+    check_found(config, found)
     return ReadResult(
-        tuple(records), tuple(problems), num_rows, num_dropped, records[0].kind, config.files
+        records,
+        found.problems,
+        found.num_rows,
+        found.num_identical_dropped,
+        records[0].kind,
+        config.files,
     )
 
 
-def _rows_of_files(config: DataConfig) -> Iterator[Item]:
+def rows_of(config: DataConfig) -> Iterator[Item]:
+    """The rows of all files, one at a time.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
     for file in config.files:
         yield from iter_rows(file, split=config.split, subset=config.subset, columns=config.columns)
 
 
-def _check_same_kind(record: Record, row: Row, first: Record) -> None:
+def sound_records(
+    rows: Iterable[Item], config: DataConfig, found: Found, *, kind: str | None = None
+) -> Iterator[Record]:
+    """The records of rows, one at a time, each recognized by its columns and checked.
+
+    Args:
+        rows: All rows, or a piece of them.
+        config: What to do about bad rows.
+        found: Where what is found is counted, problems among it; its `first` says the kind.
+        kind: The kind of record to read where `config.kind` does not say.
+    """
+    asked = config.kind or kind
+    assert asked is None or asked in KINDS, f"kind is None or one of {', '.join(KINDS)}"
+    renamed_to = set(config.columns.values())
+    for item in rows:
+        found.num_rows += 1
+        if isinstance(item, RecordError):
+            found.problems.add(item)
+            continue
+        origin, row = item
+        found.columns |= renamed_to & row.keys()
+        try:
+            record = record_from_row(origin, row, kind=asked)
+            if found.first is not None:
+                _check_same_kind(record, row, found.first)
+            validate_record(record)
+            if isinstance(record, Paired) and config.identical_pairs != "keep":
+                if config.identical_pairs == "drop" and record.chosen == record.rejected:
+                    found.num_identical_dropped += 1
+                    continue
+                check_completions_differ(record)
+        except RecordError as problem:
+            found.problems.add(problem)
+        else:
+            found.num_records += 1
+            found.first = found.first or First(record.kind, record.origin)
+            yield record
+
+
+def check_found(config: DataConfig, found: Found) -> None:
+    """Refuse what was found in all rows, if it cannot be used.
+
+    Raises:
+        DataError: A renamed column is nowhere; a row cannot be used and `on_error` is "stop"; or no
+            row can be used. The first twenty problems are shown.
+    """
+    _refuse_unseen_columns(config, found.columns)
+    if found.problems and (config.on_error == "stop" or not found.num_records):
+        raise _problems_error(config, found)
+    if not found.num_records:
+        raise DataError(
+            f"all {found.num_rows:,} pairs have identical completions",
+            where=_shown_files(config.files),
+            fix="check how the pairs were made; data.identical_pairs=keep would read them",
+        )
+
+
+def _check_same_kind(record: Record, row: Row, first: First) -> None:
     if record.kind == first.kind:
         return
     raise RecordError(
@@ -180,7 +256,7 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind == "unpaired" else f"a {kind}"
 
 
-def _refuse_unseen_columns(config: DataConfig, seen: set[str]) -> None:
+def _refuse_unseen_columns(config: DataConfig, seen: frozenset[str]) -> None:
     unseen = [theirs for theirs, ours in config.columns.items() if ours not in seen]
     if unseen:
         raise DataError(
@@ -191,15 +267,13 @@ def _refuse_unseen_columns(config: DataConfig, seen: set[str]) -> None:
         )
 
 
-def _problems_error(
-    config: DataConfig, problems: list[RecordError], num_sound: int, num_rows: int
-) -> DataError:
-    summary = f"{len(problems):,} of {num_rows:,} rows cannot be used"
+def _problems_error(config: DataConfig, found: Found) -> DataError:
+    summary = f"{len(found.problems):,} of {found.num_rows:,} rows cannot be used"
     fix = "mend the rows"
-    if num_sound:
-        fix += f", or set data.on_error=skip to go on with the other {num_sound:,}"
+    if found.num_records:
+        fix += f", or set data.on_error=skip to go on with the other {found.num_records:,}"
     return DataError(
-        f"{summary}\n\n{join_problems(problems)}\n\n{summary}",
+        f"{summary}\n\n{found.problems}\n\n{summary}",
         where=_shown_files(config.files),
         fix=fix,
     )

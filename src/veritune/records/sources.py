@@ -2,14 +2,16 @@
 
 import csv
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from veritune.errors import DataError, nearest_name
+from veritune.provenance import hash_file
 from veritune.records.json_lines import (
     MAX_LINE_BYTES,
     Item,
@@ -23,6 +25,7 @@ from veritune.records.tables import (
     iter_parquet,
     open_hub_dataset,
     open_saved_dataset,
+    refuse_other_folder,
 )
 
 TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -64,16 +67,40 @@ def iter_rows(
             num_items += 1
             yield _rename(item, renamed) if renamed else item
     except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
-        raise DataError(
-            f"the file is damaged or cannot be read, after {num_items:,} rows"
-            f" ({type(error).__name__}: {error})",
-            where=source,
-            fix="download or write the file again; the ending of the name must say its format",
-        ) from error
+        raise _unreadable(source, num_items, error) from error
     if num_items == 0:
         raise DataError(
             "the file is empty", where=source, fix="give a file that holds at least one row"
         )
+
+
+def source_identity(source: str, *, split: str = "train", subset: str | None = None) -> str:
+    """A hash of everything that the rows of a source depend on.
+
+    Of a file and of a saved data set it is their content; of a data set on the hub the fingerprint
+    that `datasets` gives it.
+
+    Args:
+        source: As `iter_rows` takes it.
+        split: Which split of a data set on the hub.
+        subset: Which configuration of it.
+
+    Raises:
+        DataError: The source is missing, or cannot be read.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_file():
+            return hash_file(path)
+        if path.is_dir():
+            refuse_other_folder(path)
+            digest = hashlib.blake2b(digest_size=16)
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                digest.update(f"{file.relative_to(path)}\0{hash_file(file)}\0".encode())
+            return digest.hexdigest()
+    except OSError as error:
+        raise _unreadable(source, 0, error) from error
+    return f"hub {_open_hub(source, path, split, subset)._fingerprint}"
 
 
 def _open_source(
@@ -84,6 +111,10 @@ def _open_source(
         return iter_dataset(open_saved_dataset(path, split), f"{source}[{split}]")
     if path.is_file():
         return _iter_file(path, source, columns, max_line_bytes)
+    return iter_dataset(_open_hub(source, path, split, subset), f"{source}[{split}]")
+
+
+def _open_hub(source: str, path: Path, split: str, subset: str | None) -> Any:
     near = _nearest_file(path)
     if _looks_like_file(source):
         raise DataError(
@@ -91,8 +122,16 @@ def _open_source(
             where=source,
             fix=f"did you mean {near}?" if near else "check the path",
         )
-    dataset = open_hub_dataset(source, split, subset=subset, nearest_file=near)
-    return iter_dataset(dataset, f"{source}[{split}]")
+    return open_hub_dataset(source, split, subset=subset, nearest_file=near)
+
+
+def _unreadable(source: str, num_rows: int, error: Exception) -> DataError:
+    return DataError(
+        f"the file is damaged or cannot be read, after {num_rows:,} rows"
+        f" ({type(error).__name__}: {error})",
+        where=source,
+        fix="download or write the file again; the ending of the name must say its format",
+    )
 
 
 def _iter_file(

@@ -1,5 +1,6 @@
 """Held-out sets by prompt, so that no prompt is on both sides."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -38,15 +39,32 @@ def split_by_prompt(
             got=fraction,
             fix="give for example 0.1",
         )
-    keys = [content_key(record.prompt) for record in records]
-    draws = {key: stream_seed(seed, "split", key.hex()) / _SEEDS for key in keys}
-    heldout = {key for key, draw in draws.items() if draw < fraction}
-    if len(draws) == 1:
-        heldout = set()
-    elif draws and not heldout:
-        heldout = {min(draws, key=lambda key: draws[key])}
-    elif draws and len(heldout) == len(draws):
-        heldout.remove(max(draws, key=lambda key: draws[key]))
-    sides = list(zip(records, keys, strict=True))
-    train = tuple(record for record, key in sides if key not in heldout)
-    return train, tuple(record for record, key in sides if key in heldout)
+    draws = [prompt_draw(content_key(record.prompt), seed) for record in records]
+    threshold = settled_threshold(fraction, min(draws, default=0), max(draws, default=0))
+    sides = list(zip(records, draws, strict=True))
+    train = tuple(record for record, draw in sides if draw >= threshold)
+    return train, tuple(record for record, draw in sides if draw < threshold)
+
+
+def prompt_draw(key: bytes, seed: int) -> float:
+    """The number in [0, 1) that the prompt of a content key draws; below the threshold it is held
+    out."""
+    return stream_seed(seed, "split", key.hex()) / _SEEDS
+
+
+def settled_threshold(fraction: float, lowest: float, highest: float) -> float:
+    """The threshold below which draws are held out, such that neither side is without a prompt.
+
+    It is the fraction, unless all draws lie on one side of it. Then the nearest draw goes to the
+    other side; a single prompt is trained on.
+
+    Args:
+        fraction: The share of prompts to hold out.
+        lowest: The smallest draw of all prompts.
+        highest: The largest.
+    """
+    if lowest == highest:
+        return 0.0
+    if highest < fraction:
+        return highest
+    return fraction if lowest < fraction else math.nextafter(lowest, 1)

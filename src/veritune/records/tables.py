@@ -96,11 +96,11 @@ def iter_dataset(dataset: Any, name: str) -> Iterator[Item]:
     yield from _rows_of_batches(batches, name)
 
 
-def open_saved_dataset(path: Path, split: str) -> Any:
-    """The split of a folder that `datasets.save_to_disk` wrote.
+def refuse_other_folder(path: Path) -> None:
+    """Refuse a folder that `datasets.save_to_disk` did not write.
 
     Raises:
-        DataError: The folder is no such data set, is damaged, or has no such split.
+        DataError: The folder is no such data set.
     """
     if not any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         inside = sorted(file.name for file in path.iterdir() if file.is_file())[:5]
@@ -111,6 +111,15 @@ def open_saved_dataset(path: Path, split: str) -> Any:
             why="a folder is read only if datasets.save_to_disk wrote it",
             fix="give the files themselves, as a list",
         )
+
+
+def open_saved_dataset(path: Path, split: str) -> Any:
+    """The split of a folder that `datasets.save_to_disk` wrote.
+
+    Raises:
+        DataError: The folder is no such data set, is damaged, or has no such split.
+    """
+    refuse_other_folder(path)
     # Inside the function, because importing `datasets` takes seconds that most files never need.
     import datasets
 

@@ -1,30 +1,63 @@
-"""TokenizedDataset: all groups of a data set as a few flat arrays.
+"""TokenizedDataset: all groups of a data set as a few flat arrays, in memory or on disk.
 
 A million records are a few large arrays instead of a million small objects. A group is a view.
 """
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from veritune.errors import DataError, TokenizationError, join_problems
-from veritune.records.kinds import Origin, Paired, Record, Scored, TokenIds, Unpaired
-from veritune.tokens.encode import (
-    TextEncoder,
-    TokenizedCompletion,
-    TokenizedRecord,
-    check_decodes_back,
-    encode_record,
-    encode_records,
+from veritune.errors import DataError, Problems
+from veritune.records.kinds import Origin, Record
+from veritune.tokens.chunk import (
+    IdenticalPairs,
+    TokenCounts,
+    TokenizedChunk,
+    TokenRules,
+    tokenize_chunk,
 )
-from veritune.tokens.truncate import LengthCounts, fit_length
+from veritune.tokens.encode import TextEncoder, TokenizedCompletion, TokenizedRecord
+from veritune.tokens.truncate import LengthCounts
+
+ARRAYS: Mapping[str, type[np.generic]] = {
+    "ids": np.int32,
+    "bears_loss": np.bool_,
+    "piece_starts": np.int64,
+    "group_starts": np.int64,
+    "desirable": np.bool_,
+    "scores": np.float64,
+    "origin_sources": np.int32,
+    "origin_lines": np.int64,
+}
+"""The arrays of a data set and the type of their numbers."""
 
 _CHUNK = 1024
-_NUM_CHECKED = 64
+ItemT = TypeVar("ItemT")
+
+
+class View(Sequence[ItemT], Generic[ItemT]):
+    """A sequence whose items are made when they are asked for.
+
+    Args:
+        length: The number of items.
+        at: The item at a place, from 0.
+    """
+
+    def __init__(self, length: int, at: Callable[[int], ItemT]) -> None:
+        self._places = range(length)
+        self._at = at
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._places[index]
+        return self._at(found) if isinstance(found, int) else tuple(map(self._at, found))
 
 
 @dataclass(frozen=True)
@@ -49,10 +82,10 @@ class TokenizedDataset:
     desirable: NDArray[np.bool_]
     """Shape (N,) for unpaired data, else (0,)."""
 
-    scores: tuple[tuple[float, ...], ...]
+    scores: Sequence[Sequence[float]]
     """One tuple per group for scored data, else empty."""
 
-    origins: tuple[Origin, ...]
+    origins: Sequence[Origin]
 
     max_length: int
     """Most tokens of a prompt with a completion; every group is within it."""
@@ -61,7 +94,7 @@ class TokenizedDataset:
     """The beginning-of-sequence token that a prompt keeps when it is cut."""
 
     lengths: LengthCounts = field(default_factory=LengthCounts)
-    problems: tuple[TokenizationError, ...] = ()
+    problems: Problems = field(default_factory=Problems)
     """Records that could not be tokenized and were skipped."""
 
     dropped_identical: int = 0
@@ -99,17 +132,116 @@ class TokenizedDataset:
         return np.diff(self.piece_starts)[mask]
 
 
+class DatasetWriter:
+    """Puts chunks behind each other, in arrays that grow in memory or in files.
+
+    Args:
+        open_sink: Opens what the numbers of an array are written to, by its name in `ARRAYS`.
+    """
+
+    def __init__(self, open_sink: Callable[[str], BinaryIO]) -> None:
+        self._sinks = {name: open_sink(name) for name in ARRAYS}
+        self._ends = {"piece_starts": 0, "group_starts": 0}
+        self.kind: str | None = None
+        self.sources: dict[tuple[str, str], int] = {}
+        """Files and what their places are called (line, row), to their number."""
+
+        self.counts = TokenCounts()
+        for name in self._ends:
+            self._write(name, [0])
+
+    def add(self, chunk: TokenizedChunk) -> None:
+        """Put a chunk behind the others."""
+        self.kind = self.kind or chunk.kind
+        self.counts.join(chunk.counts)
+        for name in ("ids", "bears_loss", "desirable", "scores"):
+            self._write(name, getattr(chunk, name))
+        self._write_ends("piece_starts", chunk.piece_lengths)
+        self._write_ends("group_starts", chunk.num_pieces)
+        numbers = [
+            self.sources.setdefault((origin.file, origin.unit), len(self.sources))
+            for origin in chunk.origins
+        ]
+        self._write("origin_sources", numbers)
+        self._write("origin_lines", [origin.line for origin in chunk.origins])
+
+    def close(self) -> dict[str, BinaryIO]:
+        """Finish writing; the sinks by name, flushed and still open."""
+        for sink in self._sinks.values():
+            sink.flush()
+        return self._sinks
+
+    def _write(self, name: str, numbers: Any) -> None:
+        self._sinks[name].write(np.ascontiguousarray(numbers, ARRAYS[name]).data)
+
+    def _write_ends(self, name: str, lengths: NDArray[np.int64]) -> None:
+        ends = self._ends[name] + np.cumsum(lengths, dtype=np.int64)
+        self._write(name, ends)
+        if len(ends):
+            self._ends[name] = int(ends[-1])
+
+
+def dataset_of_arrays(
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    kind: str,
+    sources: Sequence[tuple[str, str]],
+    counts: TokenCounts,
+    max_length: int,
+    bos: int | None,
+) -> TokenizedDataset:
+    """The data set whose numbers are in arrays, by the names in `ARRAYS`.
+
+    Args:
+        arrays: What a `DatasetWriter` wrote.
+        kind: The kind of every group.
+        sources: Files and what their places are called, by their number.
+        counts: What became of the records.
+        max_length: Most tokens of a prompt with its longest completion.
+        bos: The beginning-of-sequence token that a prompt keeps when it is cut.
+    """
+    group_starts, scores = arrays["group_starts"], arrays["scores"]
+    numbers, lines = arrays["origin_sources"], arrays["origin_lines"]
+
+    def origin(index: int) -> Origin:
+        file, unit = sources[numbers[index]]
+        return Origin(file, int(lines[index]), unit)
+
+    def scores_of_group(index: int) -> tuple[float, ...]:
+        # One piece of every group is its prompt.
+        first, last = group_starts[index] - index, group_starts[index + 1] - index - 1
+        return tuple(scores[first:last].tolist())
+
+    num_groups = len(group_starts) - 1
+    return TokenizedDataset(
+        kind=kind,
+        ids=arrays["ids"],
+        bears_loss=arrays["bears_loss"],
+        piece_starts=arrays["piece_starts"],
+        group_starts=group_starts,
+        desirable=arrays["desirable"],
+        scores=View(num_groups if kind == "scored" else 0, scores_of_group),
+        origins=View(num_groups, origin),
+        max_length=max_length,
+        bos=bos,
+        lengths=counts.lengths,
+        problems=counts.problems,
+        dropped_identical=counts.dropped_identical,
+        num_without_end=counts.num_without_end,
+    )
+
+
 def tokenize(
     records: Sequence[Record],
     encoder: TextEncoder,
     *,
     max_length: int,
     skip_problems: bool = False,
-    identical_pairs: Literal["stop", "drop", "keep"] = "stop",
+    identical_pairs: IdenticalPairs = "stop",
     setting: str = "data",
     progress: Callable[[int], None] | None = None,
 ) -> TokenizedDataset:
-    """All records as one data set.
+    """All records as one data set in memory.
 
     Args:
         records: Records of one kind, prompts excepted.
@@ -124,139 +256,64 @@ def tokenize(
     Raises:
         DataError: Some record cannot be tokenized (all are named), or none is left.
     """
-    counts = LengthCounts()
-    bos = encoder.tokenizer.bos_token_id
-    dropped_identical = num_without_end = 0
-    problems: list[TokenizationError] = []
-    kept: list[Record] = []
-    ids: list[NDArray[np.int32]] = []
-    masks: list[NDArray[np.bool_]] = []
-    sizes: list[int] = [0]
-    pieces: list[int] = [0]
+    rules = TokenRules(max_length, identical_pairs, setting)
+    writer = DatasetWriter(lambda name: io.BytesIO())
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]
-        good, encoded = _encode_chunk(encoder, chunk, problems)
-        if start == 0:
-            check_decodes_back(encoder, good[:_NUM_CHECKED], encoded[:_NUM_CHECKED])
-        for record, full in zip(good, encoded, strict=True):
-            group = fit_length(full, max_length, encoder.config, counts, bos=bos)
-            if group is None:
-                continue
-            if identical_pairs != "keep" and isinstance(record, Paired) and is_identical(group):
-                if identical_pairs == "drop":
-                    dropped_identical += 1
-                else:
-                    problems.append(identical_pair_problem(group, setting))
-                continue
-            kept.append(record)
-            if isinstance(record.prompt, TokenIds):
-                num_without_end += sum(
-                    int(c.ids[-1]) not in encoder.end_tokens for c in full.completions
-                )
-            ids.append(group.prompt)
-            masks.append(np.zeros(len(group.prompt), np.bool_))
-            ids.extend(c.ids for c in group.completions)
-            masks.extend(c.bears_loss for c in group.completions)
-            sizes.extend([len(group.prompt), *(len(c.ids) for c in group.completions)])
-            pieces.append(pieces[-1] + 1 + len(group.completions))
+        writer.add(tokenize_chunk(chunk, encoder, rules, checks_decoding=start == 0))
         if progress is not None:
             progress(min(start + _CHUNK, len(records)))
-    if problems and not (skip_problems and kept):
-        raise _problems_error(problems, records, setting)
-    if not kept:
+    file = records[0].origin.file if records else None
+    check_counts(writer.counts, rules, skip_problems=skip_problems, file=file)
+    assert writer.kind is not None, "a group has a kind"
+    sinks = writer.close()
+    return dataset_of_arrays(
+        {name: np.frombuffer(sinks[name].getbuffer(), ARRAYS[name]) for name in ARRAYS},  # type: ignore[attr-defined]
+        kind=writer.kind,
+        sources=list(writer.sources),
+        counts=writer.counts,
+        max_length=max_length,
+        bos=encoder.tokenizer.bos_token_id,
+    )
+
+
+def check_counts(
+    counts: TokenCounts, rules: TokenRules, *, skip_problems: bool, file: str | None
+) -> None:
+    """Refuse what became of all records, if it makes no data set.
+
+    Args:
+        counts: What became of the records.
+        rules: What was done with them.
+        skip_problems: Go on without the records that cannot be tokenized.
+        file: The first file, for messages.
+
+    Raises:
+        DataError: Some record cannot be tokenized (all are named), or none is left.
+    """
+    if counts.problems and not (skip_problems and counts.num_groups):
+        raise _problems_error(counts, rules.setting, file)
+    if not counts.num_groups:
         raise DataError(
             "no record is left",
-            where=records[0].origin.file if records else None,
-            got=_lost(counts.dropped, dropped_identical, len(records)),
+            where=file,
+            got=_lost(counts),
             why=None
-            if not dropped_identical
+            if not counts.dropped_identical
             else "pairs whose completions are the same tokens are left out",
             fix="raise tokens.max_length, or set tokens.long_completions=cut",
         )
-    return TokenizedDataset(
-        kind=kept[0].kind,
-        ids=np.concatenate(ids),
-        bears_loss=np.concatenate(masks),
-        piece_starts=np.cumsum(np.asarray(sizes, np.int64)),
-        group_starts=np.asarray(pieces, np.int64),
-        desirable=np.asarray([r.desirable for r in kept if isinstance(r, Unpaired)], np.bool_),
-        scores=tuple(r.scores for r in kept if isinstance(r, Scored)),
-        origins=tuple(r.origin for r in kept),
-        max_length=max_length,
-        bos=bos,
-        lengths=counts,
-        problems=tuple(problems),
-        dropped_identical=dropped_identical,
-        num_without_end=num_without_end,
-    )
 
 
-def is_identical(group: TokenizedRecord) -> bool:
-    """Whether the two completions of a pair are the same tokens and bear the same loss."""
-    chosen, rejected = group.completions
-    return np.array_equal(chosen.ids, rejected.ids) and np.array_equal(
-        chosen.bears_loss, rejected.bears_loss
-    )
-
-
-def identical_pair_problem(group: TokenizedRecord, setting: str = "data") -> TokenizationError:
-    """What to tell about a pair whose completions are the same tokens."""
-    return TokenizationError(
-        "chosen and rejected are the same tokens",
-        where=group.origin,
-        why="the pair has the same loss under every policy; what tells the two apart was cut, or "
-        "is nothing that the chat template renders",
-        fix="remove the pair, raise tokens.max_length if it was cut, or set "
-        f"{setting}.identical_pairs=drop to leave such pairs out",
-    )
-
-
-def _lost(num_long: int, num_identical: int, num_records: int) -> str:
+def _lost(counts: TokenCounts) -> str:
+    num_identical = counts.dropped_identical
     identical = f", {num_identical} with identical completions" if num_identical else ""
-    return f"{num_long} too long{identical}, of {num_records} records"
+    return f"{counts.lengths.dropped} too long{identical}, of {counts.num_records} records"
 
 
-def _problems_error(
-    problems: Sequence[TokenizationError], records: Sequence[Record], setting: str
-) -> DataError:
-    summary = f"{len(problems):,} of {len(records):,} records cannot be tokenized"
+def _problems_error(counts: TokenCounts, setting: str, file: str | None) -> DataError:
+    summary = f"{len(counts.problems):,} of {counts.num_records:,} records cannot be tokenized"
     fix = "mend the records"
-    if len(problems) < len(records):
+    if len(counts.problems) < counts.num_records:
         fix += f", or set {setting}.on_error=skip to go on without them"
-    return DataError(
-        f"{summary}\n\n{join_problems(problems)}\n\n{summary}",
-        where=records[0].origin.file,
-        fix=fix,
-    )
-
-
-def _encode_chunk(
-    encoder: TextEncoder, chunk: Sequence[Record], problems: list[TokenizationError]
-) -> tuple[Sequence[Record], list[TokenizedRecord]]:
-    """The chunk encoded at once; record by record where one of them has a problem."""
-    try:
-        good, encoded = chunk, encode_records(encoder, chunk)
-    except TokenizationError:
-        good, encoded = [], []
-        for record in chunk:
-            try:
-                encoded.append(encode_record(encoder, record))
-                good.append(record)
-            except TokenizationError as problem:
-                problems.append(problem)
-    silent = [
-        i
-        for i, group in enumerate(encoded)
-        if not all(c.bears_loss.any() for c in group.completions)
-    ]
-    for i in silent:
-        problems.append(
-            TokenizationError(
-                "a completion has no token that bears loss",
-                where=good[i].origin,
-                why="its log-probability would be zero for every policy",
-                fix="remove the record, or set tokens.loss_on=all",
-            )
-        )
-    keep = [i for i in range(len(encoded)) if i not in set(silent)]
-    return [good[i] for i in keep], [encoded[i] for i in keep]
+    return DataError(f"{summary}\n\n{counts.problems}\n\n{summary}", where=file, fix=fix)
