@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veritune.batches.batch import Batch
+from veritune.batches.batch import Batch, Segment, SegmentPlan
 from veritune.batches.pack import pack, row_tokens, rows_by_budget
 from veritune.batches.pad import pad
 from veritune.tokens.encode import TokenizedRecord
@@ -45,16 +45,13 @@ def predictions_of_packed(batch: Batch) -> list[Prediction]:
     ids, positions = batch.input_ids[0].tolist(), batch.positions[0].tolist()
     seen_by: dict[int, list[int]] = {}
     laid = []
-    for group in batch.plan.groups:
-        assert group.query_index.shape[1] == group.num_queries
-        assert group.key_index.shape[1] == group.num_prefix + group.num_queries
-        for queries, keys in zip(group.query_index, group.key_index, strict=True):
-            for place, query in enumerate(queries.tolist()):
-                # Query i of a segment sees the prefix and the queries up to itself.
-                seen_by[query] = keys[: group.num_prefix + place + 1].tolist()
-                laid.append(query)
-    assert sorted(laid) == list(range(len(ids))), "every token of the row is a query exactly once"
-    assert [laid[i] for i in batch.plan.order.tolist()] == list(range(len(ids)))
+    for segment in batch.plan.segments:
+        prefix = range(segment.prefix_start, segment.prefix_start + segment.prefix_length)
+        for query in range(segment.start, segment.start + segment.length):
+            # A query sees the prefix and its own segment up to itself.
+            seen_by[query] = [*prefix, *range(segment.start, query + 1)]
+            laid.append(query)
+    assert laid == list(range(len(ids))), "every token of the row is a query exactly once"
     return [
         (target, tuple((ids[key], positions[key]) for key in seen_by[source]), number)
         for source, target, number in zip(
@@ -122,15 +119,12 @@ def test_the_check_sees_a_leak_from_another_completion(make_group: Make):
     group = make_group(3, [3, 3])
     right = pack([group], [0])
     assert right.plan is not None
-    order = torch.arange(right.num_tokens)
-    from veritune.batches.batch import SegmentGroup, SegmentPlan
-
-    one = SegmentGroup(right.num_tokens, 0, order[None], order[None])
+    one = Segment(0, right.num_tokens, 0, 0)
     leaking = Batch(
         right.input_ids,
         right.positions,
         None,
-        SegmentPlan((one,), order),
+        SegmentPlan.of([one]),
         right.source,
         right.targets,
         right.completion,
@@ -158,6 +152,55 @@ def test_a_row_of_mixed_kinds_keeps_its_order(make_group: Make):
     assert batch.groups == (7, 3)
     assert batch.group_sizes == (1, 2)
     assert batch.completion.tolist() == [0, 0, 1, 2, 2]
+
+
+def test_the_tensors_of_a_plan_say_what_its_segments_say(make_group: Make):
+    plan = pack([make_group(3, [3, 1, 2]), make_group(2, [2])], [0, 1]).plan
+
+    assert plan is not None
+    assert plan.segments == (
+        Segment(0, 3, 0, 0), Segment(3, 2, 0, 3), Segment(5, 1, 0, 3),
+        Segment(6, 2, 6, 0), Segment(8, 1, 6, 2),
+    )  # fmt: skip
+    assert plan.query_ends.tolist() == [0, 3, 5, 6, 8, 9]
+    assert plan.key_ends.tolist() == [0, 3, 8, 12, 14, 17]
+    assert plan.query_ends.dtype == plan.key_ends.dtype == torch.int32
+    assert plan.key_index is not None
+    assert plan.key_index.tolist() == [
+        *(0, 1, 2), *(0, 1, 2, 3, 4), *(0, 1, 2, 5),
+        *(6, 7), *(6, 7, 8),
+    ]  # fmt: skip
+    assert (plan.max_queries, plan.max_keys) == (3, 5)
+
+
+def test_a_plan_without_prefixes_needs_no_other_order_of_keys(make_group: Make):
+    plan = pack([make_group(3, [3, 1])], [0], shares_prefix=False).plan
+
+    assert plan is not None
+    assert plan.key_index is None
+    assert torch.equal(plan.query_ends, plan.key_ends)
+
+
+@pytest.mark.parametrize("shares_prefix", [True, False])
+def test_a_row_is_filled_up_behind_what_is_predicted(make_group: Make, shares_prefix: bool):
+    groups = [make_group(3, [3, 2]), make_group(2, [4])]
+
+    plain = pack(groups, [0, 1], shares_prefix=shares_prefix)
+    filled = pack(groups, [0, 1], shares_prefix=shares_prefix, multiple_of=16)
+
+    assert plain.plan is not None
+    assert filled.plan is not None
+    size = plain.num_tokens
+    assert filled.num_tokens == -(-size // 16) * 16 > size
+    assert torch.equal(filled.input_ids[:, :size], plain.input_ids)
+    assert torch.equal(filled.positions[:, :size], plain.positions)
+    assert filled.plan.segments == (*plain.plan.segments, Segment(size, 16 - size % 16, size, 0))
+    assert predictions_of_packed(filled) == predictions_of_packed(plain)
+    assert filled.source.max() < size
+    assert (plain.num_data_tokens, filled.num_data_tokens) == (size, size)
+    exact = pack(groups, [0, 1], shares_prefix=shares_prefix, multiple_of=size)
+    assert exact.plan is not None
+    assert exact.plan.segments == plain.plan.segments
 
 
 sizes = st.lists(st.integers(1, 50), max_size=40)

@@ -9,11 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     Llama4ForCausalLM,
     Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    NemotronConfig,
+    NemotronForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
     Qwen3NextConfig,
@@ -25,7 +37,7 @@ from transformers import (
 from veritune.errors import ModelError
 from veritune.models import legality
 from veritune.models.forward import CausalModel
-from veritune.models.legality import hides_window, settle_sharing, stateful_layers
+from veritune.models.legality import hides_window, obstacle_to_rows, settle_sharing
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
 Groups = list[TokenizedRecord]
@@ -137,6 +149,73 @@ def gpt2_config() -> Any:
     )
 
 
+class LeakyLlama(LlamaForCausalLM):
+    """Each layer adds the mean of all tokens so far in the row, as a state would."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp.register_forward_hook(self._add_state)
+
+    @staticmethod
+    def _add_state(_module: Any, given: Any, output: Tensor) -> Tensor:
+        places = torch.arange(1, output.shape[1] + 1)
+        return output + given[0].cumsum(1) / places[:, None]
+
+
+def linear_attention_model() -> Any:
+    config = Qwen3NextConfig(
+        **SIZES,
+        head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    )
+    config._experts_implementation = "eager"
+    return large(Qwen3NextForCausalLM(config))
+
+
+CONVERSANT: dict[str, Callable[[], Any]] = {
+    "qwen3-next": linear_attention_model,
+    "mamba": lambda: large(
+        MambaForCausalLM(
+            MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=8)
+        )
+    ),
+    "lfm2": lambda: large(
+        Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]))
+    ),
+    "bloom": lambda: large(
+        BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4))
+    ),
+    "leaky": lambda: large(LeakyLlama(LlamaConfig(**SIZES))),
+}
+"""Models in which sequences of a row learn of each other."""
+
+TACITURN: dict[str, Callable[[], Any]] = {
+    "stablelm": lambda: large(StableLmForCausalLM(StableLmConfig(**SIZES))),
+    "falcon": lambda: large(
+        FalconForCausalLM(
+            FalconConfig(
+                vocab_size=VOCAB,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_kv_heads=2,
+                new_decoder_architecture=True,
+            )
+        )
+    ),
+    "nemotron": lambda: large(NemotronForCausalLM(NemotronConfig(**SIZES))),
+}
+"""Models that this transformers gives no way to hand a plan to their attention."""
+
 PLANTED: dict[str, tuple[Callable[[], Any], str]] = {
     "deaf": (lambda: DeafLlama(LlamaConfig(**SIZES)), "packed"),
     "rotations by index": (lambda: IndexedLlama(LlamaConfig(**SIZES)), "packed"),
@@ -215,24 +294,6 @@ def test_a_model_with_damaged_weights_is_refused(make_model: Make, groups: Group
         settle_sharing(CausalModel(hf_model), groups)
 
 
-def linear_attention_model() -> Any:
-    config = Qwen3NextConfig(
-        **SIZES,
-        head_dim=8,
-        layer_types=["linear_attention", "full_attention"],
-        linear_num_key_heads=2,
-        linear_num_value_heads=2,
-        linear_key_head_dim=8,
-        linear_value_head_dim=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=16,
-    )
-    config._experts_implementation = "eager"
-    return large(Qwen3NextForCausalLM(config))
-
-
 def test_a_model_with_linear_attention_is_padded_and_its_state_would_leak(groups: Groups):
     """Qwen3-Next: state runs on from one sequence of a row to the next, without an error."""
     model = CausalModel(linear_attention_model(), sharing="shared")
@@ -269,19 +330,6 @@ def test_chunked_attention_is_padded_though_the_probe_is_shorter_than_a_chunk(gr
 
     assert found.sharing == "padded"
     assert "chunked_attention" in str(found.reason)
-
-
-def test_a_model_that_does_not_hand_the_plan_on_is_not_shared(groups: Groups):
-    """Whatever a library version makes of it, what is used in the end is right."""
-    hf_model = large(StableLmForCausalLM(StableLmConfig(**SIZES)))
-    model = CausalModel(hf_model, sharing="padded")
-    expected = sums_of(model, groups[:3])
-
-    found = settle_sharing(model, groups)
-
-    torch.testing.assert_close(sums_of(model, groups[:3]), expected, rtol=0, atol=1e-4)
-    if found.sharing != "shared":
-        assert "do not run through the model" in str(found.reason)
 
 
 def windowed_moe(**changes: Any) -> Any:
@@ -329,6 +377,8 @@ def test_windows_are_asked_for_where_the_config_has_windowed_layers():
 
     windowed = ["sliding_attention", "full_attention"]
     assert hides_window(config(sliding_window=10), set())
+    assert hides_window(config(sliding_window_size=10), set())
+    assert hides_window(config(attention_window_size=10), set())
     assert hides_window(config(sliding_window=10, layer_types=windowed), set())
     assert not hides_window(config(sliding_window=10, layer_types=windowed), {10})
     assert not hides_window(config(sliding_window=10, layer_types=["full_attention"]), set())
@@ -343,16 +393,80 @@ def test_windows_are_asked_for_where_the_config_has_windowed_layers():
         ({"layer_types": ["full_attention", "sliding_attention"]}, None),
         ({"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
         ({"layer_types": ["conv", "full_attention"]}, "conv"),
+        ({"layer_types": ["indexed_attention"]}, "indexed_attention"),
+        ({"layer_types": ["invented_tomorrow"]}, "invented_tomorrow"),
         ({"layers_block_type": ["mamba", "attention"]}, "mamba"),
-        ({"layers_block_type": ["recurrent", "attention"]}, "recurrent"),
+        ({"layers_block_type": ["attention", "moe"]}, None),
+        ({"block_types": ["recurrent", "attention"]}, "recurrent"),
+        ({"attn_temperature_tuning": True}, "attn_temperature_tuning"),
+        ({"attn_temperature_tuning": False}, None),
+        ({"index_topk": 2048}, "index_topk"),
+        ({"keep_window_size": 2048}, "keep_window_size"),
         ({"layer_types": None}, None),
         ({}, None),
     ],
 )
-def test_layers_with_a_state_are_named(settings: dict[str, Any], expected: str | None):
+def test_what_the_probe_may_not_show_is_read_off_the_config(
+    settings: dict[str, Any], expected: str | None
+):
     text = SimpleNamespace(**settings)
+    found = obstacle_to_rows(SimpleNamespace(get_text_config=lambda: text))
 
-    assert stateful_layers(SimpleNamespace(get_text_config=lambda: text)) == expected
+    assert (found is None) == (expected is None)
+    assert expected is None or expected in str(found)
+
+
+@pytest.mark.parametrize("family", CONVERSANT)
+def test_a_model_whose_rows_disturb_each_other_is_caught_though_no_rule_knows_it(
+    family: str, groups: Groups, monkeypatch: pytest.MonkeyPatch
+):
+    """The rules are switched off: the log-probabilities alone show it."""
+    monkeypatch.setattr(legality, "obstacle_to_rows", lambda _: None)
+    model = CausalModel(CONVERSANT[family]())
+
+    found = settle_sharing(model, groups)
+
+    assert (found.sharing, model.sharing) == ("padded", "padded")
+    assert found.errors["shared"] > 0.05
+    assert found.errors["packed"] > 0.05
+    assert found.errors["padded"] < 1e-4
+    assert "packed rows change log-probabilities by" in str(found.reason)
+
+
+@pytest.mark.parametrize("family", TACITURN)
+def test_a_model_that_hands_no_plan_to_its_attention_is_padded_and_right(
+    family: str, groups: Groups
+):
+    model = CausalModel(TACITURN[family](), sharing="padded")
+    expected = sums_of(model, groups[:3])
+
+    found = settle_sharing(model, groups)
+
+    assert found.sharing == "padded"
+    assert found.reason is not None
+    torch.testing.assert_close(sums_of(model, groups[:3]), expected, rtol=0, atol=1e-4)
+
+
+def test_a_model_that_looks_ahead_is_refused(groups: Groups):
+    """Gemma 3 made into an encoder: what it says of a token depends on the token."""
+    config = Gemma3TextConfig(**SIZES, head_dim=8, use_bidirectional_attention=True)
+    model = CausalModel(large(Gemma3ForCausalLM(config)))
+
+    with pytest.raises(ModelError, match="any layout of rows"):
+        settle_sharing(model, groups)
+
+
+def test_an_adapter_that_learns_a_prompt_is_refused(make_model: Make, groups: Groups):
+    from peft import PromptTuningConfig, get_peft_model
+
+    prompted = get_peft_model(
+        make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+
+    with pytest.raises(ModelError, match="learns a prompt") as caught:
+        settle_sharing(CausalModel(prompted), groups)
+
+    assert "LoRA" in str(caught.value)
 
 
 def test_the_check_compares_in_float32_and_leaves_precision_and_mode_as_they_were(

@@ -5,44 +5,116 @@ position where its prompt ends. The last token of a completion is predicted but 
 so it is a target and not an input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int32
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SegmentGroup:
-    """Segments of one shape: q query tokens that see p earlier tokens and, causally, each other.
-
-    For a prompt p is 0; for a completion p is the length of its prompt.
+class Segment:
+    """Tokens that follow each other in a row and attend alike: to one prefix and, causally, to
+    each other. For a prompt the prefix is empty; for a completion it is the prompt.
     """
 
-    num_queries: int
-    num_prefix: int
-    query_index: Int[Tensor, "G q"]
-    """Where the queries stand in the row."""
+    start: int
+    """Where its tokens begin in the row."""
 
-    key_index: Int[Tensor, "G n"]
-    """Where the n = p + q keys stand: the prefix, then the queries themselves."""
+    length: int
+    """Its tokens, at least one."""
+
+    prefix_start: int
+    """Where its prefix begins in the row."""
+
+    prefix_length: int
+    """Tokens of its prefix; 0 for none."""
 
 
 @dataclass(frozen=True)
 class SegmentPlan:
-    """Attention over one packed row as a list of exact segments; never a mask over the row."""
+    """Attention over one packed row as S exact segments in row order; never a mask over the row.
 
-    groups: tuple[SegmentGroup, ...]
-    order: Int[Tensor, " T"]
-    """Where each token of the row stands when the groups' queries are laid end to end."""
+    Said twice, because devices want it differently: as numbers for a loop of slices, and as
+    tensors for kernels that take sequences of any length at once.
+    """
 
-    masks: dict[tuple[int, int, int | None, torch.device], Tensor] = field(
-        default_factory=dict, compare=False, repr=False
-    )
-    """Memory of the small masks (queries, prefix, window) that layers share."""
+    segments: tuple[Segment, ...]
+    """Each token of the row is in exactly one."""
+
+    query_ends: Int32[Tensor, " ends"]
+    """Queries before each segment, and in all: S + 1 numbers. Queries stand as in the row."""
+
+    key_ends: Int32[Tensor, " ends"]
+    """Keys before each segment, and in all, when the keys are laid out as `key_index` says."""
+
+    key_index: Int[Tensor, " n"] | None
+    """Where keys stand in the row: for each segment its prefix, then its own tokens. A prompt's
+    keys come again for each of its completions. None if there are no prefixes: keys are queries.
+    """
+
+    max_queries: int
+    """Tokens of the longest segment."""
+
+    max_keys: int
+    """Tokens of the longest segment with its prefix."""
+
+    num_filling: int = 0
+    """Tokens at the row's end that only fill it up; they are a segment."""
+
+    masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Memory of the small masks that layers share."""
 
     windows: set[int] = field(default_factory=set, compare=False, repr=False)
     """Sliding windows, in tokens, that layers have asked for."""
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], *, num_filling: int = 0) -> "SegmentPlan":
+        """The plan of a row that consists of these segments, in order."""
+        at = 0
+        for segment in segments:
+            assert segment.start == at, "segments stand in the row one behind the other"
+            assert segment.length > 0, "a segment has tokens"
+            at += segment.length
+        lengths = [segment.length for segment in segments]
+        key_lengths = [segment.prefix_length + segment.length for segment in segments]
+        spans = [
+            np.arange(start, start + length)
+            for s in segments
+            for start, length in ((s.prefix_start, s.prefix_length), (s.start, s.length))
+        ]
+        has_prefixes = key_lengths != lengths
+        return cls(
+            tuple(segments),
+            torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
+            torch.from_numpy(np.cumsum([0, *key_lengths], dtype=np.int32)),
+            torch.from_numpy(np.concatenate(spans)) if has_prefixes else None,
+            max(lengths),
+            max(key_lengths),
+            num_filling,
+        )
+
+    def to(self, device: torch.device) -> "SegmentPlan":
+        """The same plan on a device, with an empty memory."""
+        return SegmentPlan(
+            self.segments,
+            moved(self.query_ends, device),
+            moved(self.key_ends, device),
+            None if self.key_index is None else moved(self.key_index, device),
+            self.max_queries,
+            self.max_keys,
+            self.num_filling,
+        )
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; a copy to a GPU runs beside what the processor does next."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -52,7 +124,7 @@ class Batch:
     input_ids: Int[Tensor, "N T"]
     positions: Int[Tensor, "N T"]
     attention_mask: Bool[Tensor, "N T"] | None
-    """True on real tokens of padded rows; None for packed rows, which have no padding."""
+    """True on real tokens of padded rows; None for packed rows, which need no mask."""
 
     plan: SegmentPlan | None
     """Attention of a packed row; None for padded rows, which a model handles by itself."""
@@ -82,33 +154,26 @@ class Batch:
         """Tokens that the model computes, padding included."""
         return self.input_ids.numel()
 
+    @property
+    def num_data_tokens(self) -> int:
+        """Tokens of prompts and completions that the model computes, padding not included."""
+        if self.attention_mask is not None:
+            return int(self.attention_mask.sum())
+        return self.num_tokens - (self.plan.num_filling if self.plan is not None else 0)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         if device == self.input_ids.device:
             return self
-        plan = self.plan
-        if plan is not None:
-            plan = SegmentPlan(
-                tuple(
-                    SegmentGroup(
-                        g.num_queries,
-                        g.num_prefix,
-                        g.query_index.to(device),
-                        g.key_index.to(device),
-                    )
-                    for g in plan.groups
-                ),
-                plan.order.to(device),
-            )
         mask = self.attention_mask
         return Batch(
-            self.input_ids.to(device),
-            self.positions.to(device),
-            None if mask is None else mask.to(device),
-            plan,
-            self.source.to(device),
-            self.targets.to(device),
-            self.completion.to(device),
+            moved(self.input_ids, device),
+            moved(self.positions, device),
+            None if mask is None else moved(mask, device),
+            None if self.plan is None else self.plan.to(device),
+            moved(self.source, device),
+            moved(self.targets, device),
+            moved(self.completion, device),
             self.group_sizes,
             self.groups,
         )

@@ -1,14 +1,13 @@
 """Groups to packed rows by token budget: a prompt once, its completions after it, no padding."""
 
 from bisect import bisect_left, insort
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from veritune.batches.batch import Batch, SegmentGroup, SegmentPlan
+from veritune.batches.batch import Batch, Segment, SegmentPlan
 from veritune.tokens.encode import TokenizedRecord
 
 
@@ -46,7 +45,11 @@ def rows_by_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def pack(
-    groups: Sequence[TokenizedRecord], indices: Sequence[int], *, shares_prefix: bool = True
+    groups: Sequence[TokenizedRecord],
+    indices: Sequence[int],
+    *,
+    shares_prefix: bool = True,
+    multiple_of: int = 1,
 ) -> Batch:
     """One packed row of groups.
 
@@ -55,10 +58,13 @@ def pack(
         indices: Which record each of them is.
         shares_prefix: Lay each prompt once. False repeats it before every completion, for models
             in which sharing would change the result.
+        multiple_of: The row is filled up to a multiple of this many tokens, for compiled layers
+            and GPU kernels that work in tiles. The filling is a segment of its own: no token
+            sees it, and nothing in it is predicted.
     """
     ids: list[NDArray[np.int32]] = []
     positions: list[NDArray[np.int64]] = []
-    segments: list[tuple[int, int, int, int]] = []
+    segments: list[Segment] = []
     source: list[NDArray[np.int64]] = []
     targets: list[NDArray[np.int32]] = []
     owners: list[int] = []
@@ -69,12 +75,14 @@ def pack(
         if shares_prefix:
             ids.append(group.prompt)
             positions.append(np.arange(num_prompt))
-            segments.append((cursor, num_prompt, cursor, 0))
+            segments.append(Segment(cursor, num_prompt, cursor, 0))
             cursor += num_prompt
         for completion in group.completions:
             inputs = completion.ids[:-1]
             if shares_prefix:
-                segments.append((cursor, len(inputs), prompt_start, num_prompt))
+                # A completion of one token is predicted by the prompt and is no input.
+                if len(inputs):
+                    segments.append(Segment(cursor, len(inputs), prompt_start, num_prompt))
                 start = cursor
                 ids.append(inputs)
                 positions.append(np.arange(num_prompt, num_prompt + len(inputs)))
@@ -82,38 +90,26 @@ def pack(
                 prompt_start, start = cursor, cursor + num_prompt
                 ids.extend([group.prompt, inputs])
                 positions.append(np.arange(num_prompt + len(inputs)))
-                segments.append((cursor, num_prompt + len(inputs), cursor, 0))
+                segments.append(Segment(cursor, num_prompt + len(inputs), cursor, 0))
             cursor = start + len(inputs)
             # The first token of a completion is predicted by the last token of its prompt.
             before = np.concatenate([[prompt_start + num_prompt - 1], np.arange(start, cursor)])
             source.append(before[completion.bears_loss])
             targets.append(completion.ids[completion.bears_loss])
             owners.append(int(completion.bears_loss.sum()))
+    filling = -cursor % multiple_of
+    if filling:
+        ids.append(np.zeros(filling, np.int32))
+        positions.append(np.arange(filling))
+        segments.append(Segment(cursor, filling, cursor, 0))
     return Batch(
         input_ids=torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
         positions=torch.from_numpy(np.concatenate(positions))[None],
         attention_mask=None,
-        plan=_plan(segments),
+        plan=SegmentPlan.of(segments, num_filling=filling),
         source=torch.from_numpy(np.concatenate(source)),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         completion=torch.repeat_interleave(torch.arange(len(owners)), torch.tensor(owners)),
         group_sizes=tuple(len(group.completions) for group in groups),
         groups=tuple(indices),
     )
-
-
-def _plan(segments: Sequence[tuple[int, int, int, int]]) -> SegmentPlan:
-    """Segments (query start, queries, prefix start, prefix) gathered by equal shape."""
-    by_shape: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    for start, queries, prefix_start, prefix in segments:
-        if queries:
-            by_shape[queries, prefix].append((start, prefix_start))
-    groups = []
-    for (queries, prefix), starts in by_shape.items():
-        own = torch.tensor([start for start, _ in starts])[:, None] + torch.arange(queries)
-        earlier = torch.tensor([start for _, start in starts])[:, None] + torch.arange(prefix)
-        groups.append(SegmentGroup(queries, prefix, own, torch.cat([earlier, own], dim=1)))
-    laid = torch.cat([group.query_index.flatten() for group in groups])
-    order = torch.empty_like(laid)
-    order[laid] = torch.arange(len(laid))
-    return SegmentPlan(tuple(groups), order)

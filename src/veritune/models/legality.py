@@ -5,7 +5,7 @@ information through attention alone. In others (linear attention, recurrent stat
 index) it goes wrong without an error, so every run compares with the plain way first.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,24 @@ SharingSetting = Literal["auto", "shared", "packed", "padded"]
 _LEVELS: tuple[Sharing, ...] = ("shared", "packed", "padded")
 _TOLERANCE_PER_TOKEN = 2e-4
 _MAX_PROMPT, _MAX_COMPLETION = 64, 48
-# Chunks are counted by index and written into masks alone; segments have no masks.
-_STATEFUL = ("linear_attention", "mamba", "conv", "recurrent", "ssm", "chunked")
+# Every other kind may keep a state along the row (linear attention, recurrence, convolution), or
+# say who sees whom in masks alone (chunks, compression), and segments have no masks.
+_KNOWN_LAYERS = {
+    "full_attention",
+    "sliding_attention",
+    "attention",
+    "moe",
+    "mlp",
+    "dense",
+    "sparse",
+}
+# What begins to act beyond a length that the probe does not reach, and goes by places in the row.
+_LATE_SETTINGS = {
+    "attn_temperature_tuning": "scales attention by places in the row",
+    "index_topk": "attends to the keys that an index selects",
+    "keep_window_size": "attends to the keys that a dynamic mask keeps",
+}
+_WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_window_size")
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ def settle_sharing(
     Raises:
         ModelError: The asked-for layout, or every layout, gives other log-probabilities.
     """
+    _refuse_learned_prompts(model.hf)
     probe = [_shortened(group) for group in groups[:3]]
     probe = probe * 2 if len(probe) == 1 else probe
     precision, model.precision = model.precision, "fp32"
@@ -76,15 +93,10 @@ def settle_sharing(
                 fix="check the model folder",
             )
         errors: dict[str, float] = {}
-        stateful = stateful_layers(model.hf.config)
-        reason = (
-            f"the model has {stateful} layers, which do not keep the sequences of a row apart"
-            if stateful
-            else None
-        )
+        reason = obstacle = obstacle_to_rows(model.hf.config)
         levels = _LEVELS if setting == "auto" else (setting,)
         for level in levels:
-            if stateful and level != "padded":
+            if obstacle and level != "padded":
                 errors[level] = float("inf")
                 continue
             model.use_sharing(level)
@@ -119,15 +131,23 @@ def settle_sharing(
     )
 
 
-def stateful_layers(config: Any) -> str | None:
-    """The kind of layer in the config whose tokens see others than the segments say, if any.
+def obstacle_to_rows(config: Any) -> str | None:
+    """Why sequences in one row would or might disturb each other, by the model's config, if so.
 
-    Layers with a state along the row (linear attention, say), and chunked attention.
+    The check of log-probabilities finds most of it too. This knows besides what begins to act at
+    lengths that the probe does not reach, and kinds of layers that nobody has looked at.
     """
     text = config.get_text_config()
-    kinds = [str(kind) for kind in getattr(text, "layer_types", None) or ()]
-    kinds += [str(kind) for kind in getattr(text, "layers_block_type", None) or ()]
-    return next((kind for kind in kinds if any(word in kind for word in _STATEFUL)), None)
+    for name in ("layer_types", "layers_block_type", "block_types"):
+        for kind in getattr(text, name, None) or ():
+            if str(kind) not in _KNOWN_LAYERS:
+                return (
+                    f"the model has {kind} layers, which may not keep the sequences of a row apart"
+                )
+    for name, what in _LATE_SETTINGS.items():
+        if getattr(text, name, None):
+            return f"the model {what} ({name}), which rows of several sequences would change"
+    return None
 
 
 def hides_window(config: Any, windows: Collection[int]) -> bool:
@@ -140,7 +160,7 @@ def hides_window(config: Any, windows: Collection[int]) -> bool:
         windows: What the attention was told, in tokens.
     """
     text = config.get_text_config()
-    window = getattr(text, "sliding_window", None) or 0
+    window = next((size for name in _WINDOW_NAMES if (size := getattr(text, name, None))), 0)
     if not 0 < window < (getattr(text, "max_position_embeddings", None) or float("inf")):
         return False
     kinds = getattr(text, "layer_types", None)
@@ -156,6 +176,21 @@ def _error(model: CausalModel, batch: Batch, plain: torch.Tensor) -> float:
         return float("inf")
     error = (sums - plain).abs().max().item()
     return error if np.isfinite(error) else float("inf")
+
+
+def _refuse_learned_prompts(hf_model: Any) -> None:
+    adapters = getattr(hf_model, "peft_config", None)
+    if not isinstance(adapters, Mapping):
+        return
+    for adapter in adapters.values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ModelError(
+                "the adapter learns a prompt",
+                where="model",
+                got=str(getattr(adapter, "peft_type", type(adapter).__name__)),
+                why="tokens of its own would stand before every sequence, and rows have none",
+                fix="use an adapter that changes weights (LoRA)",
+            )
 
 
 def _shortened(group: TokenizedRecord) -> TokenizedRecord:

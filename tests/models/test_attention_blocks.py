@@ -1,0 +1,121 @@
+"""Attention by blocks of queries: values and gradients of the plain loop, whatever the blocks."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from veritune.batches.batch import Segment, SegmentPlan
+from veritune.batches.pack import pack
+from veritune.models import attention_blocks
+from veritune.models.attention_blocks import block_attention
+from veritune.models.attention_kernels import ScoreRule, loop_attention
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def plan(make_groups: Make) -> SegmentPlan:
+    groups = make_groups([(70, (45, 3, 20)), (2, (1, 66)), (1, (4,)), (33, (2,))])
+    found = pack(groups, range(len(groups))).plan
+    assert found is not None
+    return found
+
+
+def states(plan: SegmentPlan, heads: int, key_heads: int, size: int, value_size: int) -> Any:
+    draw = torch.Generator().manual_seed(0)
+    num_tokens = plan.segments[-1].start + plan.segments[-1].length
+    return [
+        torch.randn(1, num_tokens, count, width, generator=draw).transpose(1, 2).requires_grad_()
+        for count, width in ((heads, size), (key_heads, size), (key_heads, value_size))
+    ]
+
+
+def results(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    return [out, *torch.autograd.grad(out, leaves, upstream.to(out.dtype))]
+
+
+@pytest.mark.parametrize("rows", [1, 6, 32, 128, 1000])
+@pytest.mark.parametrize("window", [None, 1, 7, 40, 1000])
+def test_blocks_of_any_size_give_what_the_loop_gives(
+    plan: SegmentPlan, rows: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention_blocks, "_ROWS", rows)
+    leaves = states(plan, 4, 2, 8, 8)
+
+    found = results(block_attention(*leaves, plan, 0.5, window), leaves)
+    expected = results(loop_attention(*leaves, plan, ScoreRule(0.5, window)), leaves)
+
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "value_size"),
+    [(4, 4, 8, 8), (6, 1, 8, 8), (6, 3, 5, 7), (1, 1, 16, 4)],
+)
+def test_any_number_of_heads_and_any_size_gives_what_the_loop_gives(
+    plan: SegmentPlan, heads: int, key_heads: int, size: int, value_size: int
+):
+    leaves = states(plan, heads, key_heads, size, value_size)
+
+    found = results(block_attention(*leaves, plan, 0.3, None), leaves)
+    expected = results(loop_attention(*leaves, plan, ScoreRule(0.3)), leaves)
+
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_long_rows_are_cut_into_smaller_blocks(plan: SegmentPlan, monkeypatch: pytest.MonkeyPatch):
+    leaves = states(plan, 4, 2, 8, 8)
+    whole = results(block_attention(*leaves, plan, 0.5, None), leaves)
+    monkeypatch.setattr(attention_blocks, "_MAX_SCORES", 2 * plan.max_keys * 8)
+
+    cut = results(block_attention(*leaves, plan, 0.5, None), leaves)
+    laid = attention_blocks._lay_blocks(plan, 2, 2, None)
+
+    assert max(block.num_queries for _, blocks in laid for block in blocks) == 4
+    for one, other in zip(cut, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    plan = SegmentPlan.of([Segment(0, 3, 0, 0), Segment(3, 2, 0, 3), Segment(5, 2, 0, 3)])
+    leaves = [leaf.detach().double().requires_grad_() for leaf in states(plan, 4, 2, 3, 2)]
+
+    for window in (None, 2):
+        assert torch.autograd.gradcheck(
+            lambda *given, window=window: block_attention(*given, plan, 0.7, window), leaves
+        )
+
+
+def test_scores_far_apart_neither_overflow_nor_lose_the_largest(plan: SegmentPlan):
+    """Scores of some thousands, as no softmax without its maximum taken off would survive."""
+    leaves = states(plan, 4, 2, 8, 8)
+
+    found = results(block_attention(*leaves, plan, 300.0, None), leaves)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = results(loop_attention(*exact, plan, ScoreRule(300.0)), exact)
+
+    assert all(torch.isfinite(one).all() for one in found)
+    # Scores of 5000 are known to 5e-4 in float32, and weights with them.
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=0, atol=5e-3)
+    torch.testing.assert_close(found[3].double(), expected[3], rtol=0, atol=5e-2)
+
+
+def test_blocks_compute_little_of_what_causality_hides(make_groups: Make):
+    """Masked attention over rectangles would compute half as much again for such a pair."""
+    plan = pack(make_groups([(400, (801, 801))]), [0]).plan
+    assert plan is not None
+    laid = attention_blocks._lay_blocks(plan, num_key_heads=2, repeats=2, window=None)
+
+    computed = sum(b.num_queries * (b.last_key - b.first_key) for _, bs in laid for b in bs)
+    seen = sum(s.length * s.prefix_length + math.comb(s.length + 1, 2) for s in plan.segments)
+    masked = sum(s.length * (s.prefix_length + s.length) for s in plan.segments)
+
+    assert seen < computed < 1.06 * seen
+    assert masked > 1.45 * seen
