@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from longhand import sequence_logprob
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from run_world import Listener, World, lines, same_weights, write_model
 from tiny_world import (
     FROM_RECORDS,
@@ -22,13 +24,14 @@ from tiny_world import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from veritune.commands import train as train_command
 from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
 from veritune.models.cache import ReferenceCache
 from veritune.models.forward import CausalModel
 from veritune.models.tiny import byte_level_tokenizer, tiny_model, write_tiny_model
 from veritune.objectives.catalog import CATALOG
 from veritune.tokens.encode import TokenizedRecord
-from veritune.training.step import ObjectivePass
+from veritune.training.step import ObjectivePass, TrainingStep
 
 
 class Live:
@@ -38,15 +41,18 @@ class Live:
         self.model = CausalModel(copy.deepcopy(model))
 
     @torch.no_grad()
-    def sums(self, group: TokenizedRecord) -> torch.Tensor:
-        policy, _, _ = self.model.completion_logprobs(self.model.batch([group], [0]))
-        return policy
+    def sums(self, groups: Sequence[TokenizedRecord]) -> torch.Tensor:
+        rows = [self.model.batch([group], [0]) for group in groups]
+        return torch.cat([self.model.completion_logprobs(row)[0] for row in rows])
 
     @torch.no_grad()
-    def common_sums(self, pair: TokenizedRecord) -> torch.Tensor:
-        _, lengths, tokens = self.model.completion_logprobs(self.model.batch([pair], [0]))
-        sides = torch.split(tokens, lengths.tolist())
-        return torch.stack([side[: min(lengths)].double().sum() for side in sides])
+    def common_sums(self, pairs: Sequence[TokenizedRecord]) -> torch.Tensor:
+        sums = []
+        for pair in pairs:
+            _, lengths, tokens = self.model.completion_logprobs(self.model.batch([pair], [0]))
+            sides = torch.split(tokens, lengths.tolist())
+            sums += [side[: min(lengths)].double().sum() for side in sides]
+        return torch.stack(sums)
 
 
 @pytest.mark.parametrize("name", [n for n in FROM_RECORDS if CATALOG[n].needs_reference])
@@ -82,6 +88,97 @@ def test_a_second_run_takes_the_reference_from_the_cache_and_ends_the_same(
     assert same_weights(tmp_path / "first", tmp_path / "second")
     assert lines(tmp_path / "first") == lines(tmp_path / "second")
     assert same_weights(tmp_path / "first", tmp_path / "elsewhere")
+
+
+def test_runs_of_other_objectives_orders_and_batches_share_the_reference(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    everything: dict[str, Any] = {"train__steps": None, "train__epochs": 1}
+    display = Listener()
+    world.train("dpo", "first", display=display, **everything)
+    assert display.told("log-probabilities: 13 groups scored")
+    others: list[tuple[str, dict[str, Any]]] = [
+        ("dpo", {"train__seed": 5}),
+        ("dpo", {"train__batch_size": 3, "train__epochs": 2.5}),
+        ("dpo", {"train__tokens_per_row": 60}),
+        ("ipo", {"objective__tau": 0.2}),
+        ("ld_dpo", {"train__learning_rate": 1e-4}),
+        ("robust_dpo", {"adapter": "{rank: 2}"}),
+    ]
+    for number, (objective, changes) in enumerate(others):
+        display = Listener()
+        world.train(objective, f"other {number}", display=display, **everything | changes)
+        assert display.told("log-probabilities: 0 groups scored in 0 s, 13 from")
+    # Control: what changes the values is scored anew.
+    display = Listener()
+    world.train("dpo", "colder", display=display, **everything, train__temperature=0.5)
+    assert display.told("log-probabilities: 13 groups scored")
+
+
+class Death(Exception):
+    """What stands for a process that dies."""
+
+
+def test_a_run_with_an_adapter_scores_its_base_before_it_carries_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh run and in one that is continued; held-out records are among what is scored."""
+    world = World(tmp_path)
+    scorers: list[tuple[bool, int]] = []
+    models: list[Any] = []
+    load, score = train_command.load_hf_model, train_command.score_reference
+
+    def loaded(*arguments: Any, **named: Any) -> Any:
+        models.append(load(*arguments, **named))
+        return models[-1]
+
+    def watched(model: CausalModel, *arguments: Any, **named: Any) -> Any:
+        carries = any(isinstance(part, BaseTunerLayer) for part in model.hf.modules())
+        counts = score(model, *arguments, **named)
+        scorers.append((carries, counts.num_scored))
+        return counts
+
+    def dying(self: TrainingStep, step: int, batch: Any) -> dict[str, float]:
+        line = run(self, step, batch)
+        if step == 5:
+            raise Death
+        return line
+
+    monkeypatch.setattr(train_command, "load_hf_model", loaded)
+    monkeypatch.setattr(train_command, "score_reference", watched)
+    changes: dict[str, Any] = {"adapter": "{rank: 4}", "evaluation__fraction": 0.3}
+    world.train("dpo", "whole", **changes)
+    run = TrainingStep.run
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "run", dying)
+        with pytest.raises(Death):
+            world.train("dpo", "broken", **changes)
+    # The run goes on with adapters that are no longer zero, and has to score everything again.
+    shutil.rmtree(tmp_path / "cache")
+    world.train("dpo", "broken", **changes)
+
+    assert scorers == [(False, 13), (False, 0), (False, 13)]
+    assert len(models) == 3, "one model a run"
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("sharing", ["shared", "packed", "padded"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "ld_dpo"])
+def test_a_policy_that_is_the_reference_has_log_ratios_of_zero_in_every_layout(
+    name: str, sharing: Any, tmp_path: Path
+) -> None:
+    """The reference was scored in shared rows, the policy goes its own way."""
+    model = lively_model(seed=1)
+    dataset = random_dataset(CATALOG[name].kind, 13, seed=3)
+    batch = batch_of(dataset, 11)
+    same = make_pass(
+        name, model, model, dataset, batch, tmp_path / "same", sharing=sharing, tokens_per_row=20
+    )
+    other = make_pass(
+        name, model, perturbed(model, 0.004, seed=5), dataset, batch, tmp_path, sharing=sharing
+    )
+    assert same.run(batch).largest_log_ratio < 0.1
+    assert other.run(batch).largest_log_ratio > 1
 
 
 def test_a_cache_that_was_scored_by_other_weights_is_found_out(

@@ -1,5 +1,8 @@
 """Reference log-probabilities on disk: whole, finite, one's own, or not there."""
 
+import hashlib
+import shutil
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
-from veritune.models.cache import ReferenceCache, default_cache_folder
+from veritune.models.cache import ReferenceCache, default_cache_folder, keys_of
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
 IDENTITY = {"weights": "abc", "precision": "fp32"}
@@ -70,6 +74,88 @@ def test_a_hole_is_refused(filled: Path, key: bytes, num_tokens: int, message: s
 
     assert str(filled) in str(caught.value)
     assert "remove the folder" in str(caught.value)
+
+
+def test_many_groups_are_read_at_once_in_the_order_asked_for(filled: Path):
+    cache = loaded(filled)
+    # A key may end in zeros, which are part of it.
+    cache.add({b"3" * 15 + b"\0": values(-4.0, -5.0, -6.0)})
+    keys = [TWO, b"3" * 15 + b"\0", ONE, TWO]
+
+    found = cache.gather(keys_of(keys), np.array([1, 3, 2, 1]))
+
+    assert found.tolist() == [-0.125, -4.0, -5.0, -6.0, -1.5, -2.25, -0.125]
+    assert len(cache.gather(keys_of([]), np.zeros(0, np.int64))) == 0
+    assert cache.holds(keys_of([b"3" * 16, *keys])).tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "counts", "message"),
+    [([ONE, b"3" * 16], [2, 1], "missing"), ([TWO, ONE], [1, 3], "2 values for 3 tokens")],
+)
+def test_one_hole_among_many_groups_is_refused(
+    filled: Path, keys: list[bytes], counts: list[int], message: str
+):
+    with pytest.raises(ReferenceCacheError, match=message):
+        loaded(filled).gather(keys_of(keys), np.array(counts))
+
+
+def test_of_values_that_were_added_twice_the_newest_hold(tmp_path: Path):
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    cache.add({ONE: values(-1.0), TWO: values(-2.0)})
+    cache.add({ONE: values(-1.5)})
+
+    assert (cache.get(ONE, 1).item(), cache.get(TWO, 1).item()) == (-1.5, -2.0)
+    assert len(cache) == 2
+
+
+def test_the_same_groups_make_the_same_file_in_any_order(tmp_path: Path):
+    ReferenceCache(tmp_path, IDENTITY).add({ONE: values(-1.0), TWO: values(-2.0)})
+    ReferenceCache(tmp_path, IDENTITY).add({TWO: values(-2.0), ONE: values(-1.0)})
+
+    assert len(files_of(tmp_path)) == 1
+
+
+def test_a_file_whose_groups_are_in_another_order_is_read(filled: Path):
+    """Whoever wrote it: the checksum is that of what it holds."""
+    file = files_of(filled)[0]
+    keys = np.frombuffer(TWO + ONE, np.uint8).reshape(2, 16)
+    tensors = {"keys": keys, "ends": np.array([1, 3]), "values": values(-7.0, -8.0, -9.0)}
+    content = b"".join(array.tobytes() for array in tensors.values())
+    checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
+    save_file(tensors, file.with_name("values-other.safetensors"), {"checksum": checksum})
+
+    cache = loaded(filled)
+
+    assert (cache.get(TWO, 1).tolist(), cache.get(ONE, 2).tolist()) == ([-7.0], [-8.0, -9.0])
+
+
+def test_a_group_takes_little_memory_however_many_there_are(tmp_path: Path):
+    """Numbers in flat arrays: 32 bytes of index a group, and the values stay on the disk."""
+    num_groups, num_values = 20_000, 100
+    draw = np.random.default_rng(0)
+    keys = [draw.bytes(16) for _ in range(num_groups)]
+    block = draw.normal(size=num_values).astype(np.float32)
+    ReferenceCache(tmp_path, IDENTITY).add(dict.fromkeys(keys, block))
+    cache = ReferenceCache(tmp_path, IDENTITY)
+    tracemalloc.start()
+
+    cache.load()
+    assert keys[0] in cache
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert taken < 50 * num_groups
+    # Control: an object for each group and its key would take more.
+    assert 50 * num_groups < sum(key.__sizeof__() + 64 for key in keys)
+    assert cache.gather(keys_of(keys[-2:]), np.array([num_values] * 2)).tolist() == [*block, *block]
+
+
+def test_a_folder_that_is_removed_takes_nothing_from_a_run_that_has_read_it(filled: Path):
+    cache = loaded(filled)
+    shutil.rmtree(cache.folder)
+
+    assert cache.get(ONE, 2).tolist() == [-1.5, -2.25]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

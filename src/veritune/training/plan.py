@@ -1,14 +1,22 @@
 """Which records a run meets, in which order, and which groups its reference must score."""
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from veritune.batches.loader import GlobalBatch, Loader, num_steps
 from veritune.batches.order import RecordOrder
 from veritune.errors import DataError
-from veritune.tokens.dataset import TokenizedDataset
+from veritune.tokens.dataset import TokenizedDataset, View
 from veritune.tokens.encode import TokenizedRecord
 from veritune.training.loop import TrainingConfig
 from veritune.training.step import Objective, mismatched_group
+
+Streams = list[tuple[TokenizedDataset, Iterable[GlobalBatch]]]
+"""Data sets, and the batches that are made of them."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,9 @@ class RunPlan:
         batch, _ = next(self.loader.batches())
         return batch
 
-    def groups_to_score(self, dataset: TokenizedDataset) -> list[TokenizedRecord]:
-        """Every group of which the run needs reference log-probabilities, with repeats."""
-        return [group for batch, _ in self.loader.batches() for group in groups_of(dataset, batch)]
+    def batches(self) -> Iterator[GlobalBatch]:
+        """The records of every step."""
+        return (batch for batch, _ in self.loader.batches())
 
 
 def plan_run(config: TrainingConfig, dataset: TokenizedDataset, objective: Objective) -> RunPlan:
@@ -64,13 +72,42 @@ def whole_set(
     return batch
 
 
-def groups_of(dataset: TokenizedDataset, batch: GlobalBatch) -> list[TokenizedRecord]:
-    """Every group of which a batch needs log-probabilities, mismatched ones last."""
-    groups = [dataset[index] for index in batch.indices]
-    for index, partner in zip(batch.indices, batch.mismatched, strict=False):
-        if partner is not None:
-            groups.append(mismatched_group(dataset, index, partner))
-    return groups
+def groups_to_score(streams: Streams) -> View[TokenizedRecord]:
+    """Every group of which batches need reference log-probabilities, mismatched ones included.
+
+    Each is made when it is asked for; until then it is three numbers.
+    """
+    places = np.concatenate(
+        [
+            _places(number, len(dataset), batches)
+            for number, (dataset, batches) in enumerate(streams)
+        ]
+    )
+
+    def group(place: int) -> TokenizedRecord:
+        number, index, partner = places[place].tolist()
+        dataset, _ = streams[number]
+        return dataset[index] if partner < 0 else mismatched_group(dataset, index, partner)
+
+    return View(len(places), group)
+
+
+def _places(number: int, size: int, batches: Iterable[GlobalBatch]) -> NDArray[np.int64]:
+    """Data set, record, and the partner whose completion it stands before or -1, shape (N, 3)."""
+    is_met = np.zeros(size, np.bool_)
+    pairs = [np.zeros(0, np.int64)]
+    for batch in batches:
+        is_met[list(batch.indices)] = True
+        joined = [
+            index * size + partner
+            for index, partner in zip(batch.indices, batch.mismatched, strict=False)
+            if partner is not None
+        ]
+        pairs.append(np.array(joined, np.int64))
+    own, mismatched = np.flatnonzero(is_met), np.unique(np.concatenate(pairs))
+    records = np.concatenate([own, mismatched // size])
+    partners = np.concatenate([np.full(len(own), -1), mismatched % size])
+    return np.stack([np.full(len(records), number), records, partners], axis=1)
 
 
 def _loader(
@@ -87,16 +124,22 @@ def _loader(
 
 def _prompt_keys(
     dataset: TokenizedDataset, objective: Objective, setting: str
-) -> list[bytes] | None:
-    """Keys of prompts where mismatched partners are asked for."""
+) -> NDArray[np.int64] | None:
+    """A number for each record's prompt, where mismatched partners are asked for."""
     if not objective.card.needs_mismatched:
         return None
-    keys = [dataset[index].prompt.tobytes() for index in range(len(dataset))]
-    if len(set(keys)) < 2:
+    starts = dataset.piece_starts[dataset.group_starts[:-1]]
+    ends = starts + dataset.prompt_lengths()
+    hashes = np.empty(len(dataset), "S16")
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        prompt = dataset.ids[start:end]
+        hashes[index] = hashlib.blake2b(prompt.data, digest_size=16).digest()
+    distinct, numbers = np.unique(hashes, return_inverse=True)
+    if len(distinct) < 2:
         raise DataError(
             f"{objective.card.name} needs at least two different prompts",
             where=setting,
             why="its baseline is estimated from completions under prompts they do not belong to",
             fix="add records, or choose an objective without a baseline, such as rdro",
         )
-    return keys
+    return numbers.astype(np.int64)
