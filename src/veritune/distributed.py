@@ -77,6 +77,15 @@ def global_any(flag: bool) -> bool:
     return bool(global_sum(torch.tensor([float(flag)], device=device())).item() > 0)
 
 
+def smallest(value: int) -> int:
+    """The smallest of a whole number that every rank has."""
+    if world_size() == 1:
+        return value
+    values = torch.zeros(world_size(), dtype=torch.int64, device=device())
+    values[rank()] = value
+    return int(global_sum(values).min())
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace every gradient by its sum over ranks; a missing gradient counts as zero."""
     if world_size() == 1:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -359,3 +360,42 @@ def test_check_finds_pairs_that_the_limit_makes_identical(write, veritune):
     assert "a.jsonl, line 2: chosen and rejected are the same tokens" in stopped.out
     assert facts(stopped.out)["same tokens"] == "1 pairs within the limit"
     assert facts(dropped.out)["same tokens"] == "1 pairs within the limit"
+
+
+def memory_table(out: str) -> dict[str, int]:
+    """Part to bytes of the memory plan."""
+    start = out.index("memory of training on cpu")
+    rows = [line.rsplit(maxsplit=3) for line in out[start:].splitlines()[1:]]
+    table = {}
+    for row in rows:
+        table[row[0]] = int(row[1].replace(",", ""))
+        if row[0].startswith("at most"):
+            break
+    return table
+
+
+def test_check_shows_what_a_run_would_take(write, veritune):
+    words = ("check", write(PAIR), "model=models/tiny", "examples=0")
+    outcome = veritune(*words)
+    table = memory_table(outcome.out)
+    # One layer of 16 numbers and a head of 259 rows, tied; AdamW keeps two numbers for each.
+    assert table["optimizer"] == 2 * table["gradients"]
+    assert table["gradients"] <= table["weights"]
+    inner = ("gradients", "optimizer", "activations", "head and working memory")
+    assert table["at most, at a time"] == table["weights"] + sum(table[name] for name in inner)
+    told = facts(outcome.out)
+    assert told["rows"] == "up to 39 tokens"
+    assert told["memory"].endswith(" there")
+
+    adapted = memory_table(veritune(*words, "adapter={rank: 1}").out)
+    assert adapted["gradients"] < table["gradients"] / 4
+
+
+def test_check_says_what_to_change_where_a_run_does_not_fit(write, veritune):
+    file = write(PAIR | {"prompt": "x" * 300}, PAIR)
+    words = ("check", file, "model=models/tiny", "examples=0", "train.memory=0.4MB")
+    outcome = veritune(*words, "train.gradient_checkpointing=false")
+    assert outcome.code == 0
+    told = facts(outcome.out)
+    assert told["memory"].endswith("it does not fit")
+    assert re.match(r"(train|tokens|adapter)\S*=\S+ \([\d.]+ kB\)", told["to change"])

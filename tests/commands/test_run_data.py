@@ -212,3 +212,29 @@ def test_a_batch_too_small_to_hold_both_classes_is_warned_of(batch_size, warned,
     told = facts(outcome.out)["desirable"]
     assert told.startswith("0.2500 of the records; alpha is this fraction")
     assert ("raise train.batch_size to 4 or more" in told) == warned
+
+
+def test_a_second_run_takes_its_tokens_from_the_cache_and_says_so(place, write, veritune):
+    data = write("a.jsonl", *SOUND, EMPTY, unsound("r"))
+    held_out = write("b.jsonl", dialogue("p", "good"), unsound("t"), EMPTY)
+    words = (f"data={data}", "data.on_error=skip", f"evaluation.data.files={held_out}")
+    words += ("evaluation.data.on_error=skip",)
+
+    first, again = veritune(*DPO, *words), veritune(*DPO, *words, "output=again")
+
+    assert first.code == again.code == 0, first.text + again.text
+    told, told_again = facts(first.out), facts(again.out)
+    made, made_held_out = told.pop("tokens").split("; ")
+    assert made.startswith("4 rows prepared in ")
+    assert made_held_out.startswith("3 rows prepared in ")
+    kept, kept_held_out = told_again.pop("tokens").split("; ")
+    for text, before in ((kept, made), (kept_held_out, made_held_out)):
+        folder = before.rpartition("kept in ")[2]
+        assert folder.startswith(str(place / "cache" / "tokens"))
+        assert text.startswith(f"from {folder} in ")
+    names = ("data", "left out", "held out", "left out of held out", "prompts on both sides")
+    assert [told.get(name) for name in names] == [told_again.get(name) for name in names]
+    assert told["prompts on both sides"].startswith("1; ")
+    for name in ("a.jsonl, line 4", "b.jsonl, line 3"):
+        assert name in first.out
+        assert name in again.out

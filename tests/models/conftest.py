@@ -16,20 +16,25 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoConfig,
     OPTConfig,
     Phi3Config,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
 from veritune.models.attention import SEGMENTS
@@ -79,6 +84,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         bos_token_id=None,
         eos_token_id=None,
     ),
+    "phi": lambda: PhiConfig(**GATED, partial_rotary_factor=0.5, resid_pdrop=0.0, embd_pdrop=0.0),
     "opt": lambda: OPTConfig(**COMMON, ffn_dim=48, word_embed_proj_dim=24, dropout=0.0),
     "phi3": lambda: Phi3Config(**GATED, sliding_window=WINDOW),
     "cohere": lambda: CohereConfig(**GATED, logit_scale=0.25, use_qk_norm=True),
@@ -90,6 +96,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         residual_multiplier=0.5,
         attention_multiplier=0.3,
     ),
+    "olmo": lambda: OlmoConfig(**GATED, clip_qkv=3.0),
     "olmo2": lambda: Olmo2Config(**GATED),
     "mixtral": lambda: MixtralConfig(**GATED, **EXPERTS, sliding_window=WINDOW),
     "gpt-neox": lambda: GPTNeoXConfig(**COMMON, intermediate_size=48),
@@ -112,6 +119,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         first_k_dense_replace=1,
         moe_intermediate_size=16,
     ),
+    "smollm3": lambda: SmolLM3Config(**GATED, no_rope_layers=[1, 0]),
+    "glm4": lambda: Glm4Config(**HEADED, partial_rotary_factor=0.5),
+    "ministral3": lambda: Ministral3Config(**HEADED),
     "gpt-oss": lambda: GptOssConfig(**HEADED, **MIXED, **EXPERTS),
 }
 
@@ -182,7 +192,8 @@ def make_groups() -> Callable[..., list[TokenizedRecord]]:
 def groups(make_groups: Callable[..., list[TokenizedRecord]]) -> list[TokenizedRecord]:
     """Prompts longer and shorter than the window; completions of one token and of many."""
     return make_groups(
-        [(11, (9, 4)), (3, (1, 12, 7)), (1, (5,)), (8, (1,)), (11, (9, 4))], silent=0.2
+        [(11, (9, 4)), (3, (1, 12, 7)), (1, (5,)), (8, (1,)), (11, (9, 4)), (9, (3, 8, 1, 5))],
+        silent=0.2,
     )
 
 

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from veritune.batches.pack import row_tokens
+from veritune.commands.check_memory import show_memory
 from veritune.commands.display import Display
 from veritune.commands.examples import names_of_completions, show_example
 from veritune.config import Config
-from veritune.errors import DataError, TokenizationError, VerituneError, join_problems
+from veritune.errors import DataError, Problems, TokenizationError
+from veritune.models.adapters import AdapterConfig
 from veritune.models.load import (
     end_tokens,
     find_model,
@@ -25,14 +27,11 @@ from veritune.ranges import NonNegativeInt
 from veritune.records.kinds import Record
 from veritune.records.read import DataConfig, ReadResult, read_records
 from veritune.records.survey import Survey, prompts_in_common, survey_records
-from veritune.tokens.dataset import (
-    TokenizedDataset,
-    identical_pair_problem,
-    is_identical,
-    tokenize,
-)
+from veritune.tokens.chunk import identical_pair_problem, is_identical
+from veritune.tokens.dataset import TokenizedDataset, tokenize
 from veritune.tokens.encode import TextEncoder, TokenizedRecord, TokensConfig
 from veritune.tokens.truncate import LengthCounts, fit_length, settle_max_length
+from veritune.training.loop import TrainingConfig
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _SHOWN_LEAKS = 3
@@ -53,6 +52,10 @@ class CheckConfig(Config):
     """Held-out records, to look for prompts that are on both sides."""
 
     tokens: TokensConfig = TokensConfig()
+    train: TrainingConfig = TrainingConfig()
+    adapter: AdapterConfig | None = None
+    """Adapters that the run would train, for its memory; null is every weight."""
+
     examples: NonNegativeInt = 3
     """Records shown token by token (with `model`)."""
 
@@ -88,13 +91,16 @@ def check(config: CheckConfig, display: Display) -> CheckResult:
     for record in leaks[:_SHOWN_LEAKS]:
         display.note(f"  {record.origin}")
     dataset = None
-    problems: list[VerituneError] = [*found.problems]
+    problems = Problems()
+    problems.join(found.problems)
     if config.model is not None:
         dataset, cut_alike = _show_tokens(config, config.model, found.records, display)
-        problems += [*dataset.problems, *cut_alike]
+        problems.join(dataset.problems)
+        for problem in cut_alike:
+            problems.add(problem)
     if problems:
         display.note(f"\n{len(problems):,} of {found.num_rows:,} rows cannot be used")
-        display.note(join_problems(problems))
+        display.note(str(problems))
         display.note(
             "data.on_error=skip trains without them; they are counted in the run's header."
         )
@@ -220,6 +226,9 @@ def _show_tokens(
             "the saved model's generation settings will include it"
         )
     display.header(facts)
+    # Prompts alone are no data to train on.
+    if any(group.completions for _, group in fitted):
+        show_memory(config.train, config.adapter, settings, [g for _, g in fitted], display)
     for index, group in fitted[: config.examples]:
         show_example(group, names_of_completions(dataset, index), encoder, display)
     return dataset, cut_alike

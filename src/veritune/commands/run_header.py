@@ -1,19 +1,19 @@
 """What a run is about to do, in words, before its first step."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from veritune import distributed
 from veritune.commands.run_data import RunData
+from veritune.commands.run_rows import RunRows
 from veritune.commands.train_settings import TrainConfig
-from veritune.errors import VerituneError, join_problems
+from veritune.errors import Problems
 from veritune.models.forward import CausalModel
 from veritune.models.legality import Legality
 from veritune.models.load import ModelSource
 from veritune.models.reference import describe_reference
 from veritune.objectives.choice import Choice, law_breaches, num_laws
-from veritune.records.read import ReadResult
+from veritune.records.read import Found
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.training.plan import RunPlan
 
@@ -27,6 +27,7 @@ def run_header(
     reference: ModelSource | None,
     legality: Legality,
     plan: RunPlan,
+    rows: RunRows,
 ) -> dict[str, str]:
     """Names and facts: objective, model, reference, data and what was left out, steps, machine."""
     card = choice.card
@@ -39,14 +40,15 @@ def run_header(
         else "none; the objective reads no reference",
         "data": f"{', '.join(config.data.files)}: {data.records.found.num_rows} rows, "
         f"{len(data.training)} {data.training.kind} records, {len(data.training.ids):,} tokens",
+        "tokens": data.preparation,
         "converted": data.records.conversion,
         "left out": _left_out(data.records.found, data.training),
         "desirable": _desirable_in_words(data, choice, config.train.batch_size),
         "ends": _without_end(data.training),
         **_held_out_in_words(data),
         "length": _length_in_words(data),
-        "rows": f"{legality.sharing}, up to {config.train.tokens_per_row} tokens"
-        + (f" ({legality.reason})" if legality.reason else ""),
+        "layout": legality.sharing + (f" ({legality.reason})" if legality.reason else ""),
+        **rows.facts(),
         "training": _training_in_words(config, model, plan),
         "output": config.output,
     }
@@ -101,7 +103,7 @@ def _training_in_words(config: TrainConfig, model: CausalModel, plan: RunPlan) -
 def problems_in_words(data: RunData) -> list[str]:
     """Every problem for which a row is left out, the first twenty of each step by file and line."""
     records = data.records
-    steps: list[tuple[str, Sequence[VerituneError]]] = [
+    steps: list[tuple[str, Problems]] = [
         ("rows of data cannot be used", records.found.problems),
         ("records of data cannot be tokenized", data.training.problems),
     ]
@@ -110,7 +112,7 @@ def problems_in_words(data: RunData) -> list[str]:
     if data.held_out is not None:
         steps.append(("held-out records cannot be tokenized", data.held_out.problems))
     return [
-        f"{len(problems):,} {what} and are left out:\n{join_problems(problems)}"
+        f"{len(problems):,} {what} and are left out:\n{problems}"
         for what, problems in steps
         if problems
     ]
@@ -142,7 +144,7 @@ def _without_end(dataset: TokenizedDataset) -> str | None:
     return f"{count:,} completions end in no end-of-sequence token" if count else None
 
 
-def _left_out(found: ReadResult | None, dataset: TokenizedDataset) -> str | None:
+def _left_out(found: Found | None, dataset: TokenizedDataset) -> str | None:
     """How many rows are not used or not whole, by reason."""
     lengths = dataset.lengths
     reasons = {

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +10,14 @@ from typing import Any
 
 from veritune import distributed, seeds
 from veritune.commands.display import Display, duration
-from veritune.commands.run_data import (
-    RunData,
-    data_identity,
-    read_run_records,
-    tokenize_run_records,
-)
+from veritune.commands.run_data import RunData, prepare_run_data
 from veritune.commands.run_header import problems_in_words, run_header
 from veritune.commands.run_objective import (
     check_objective,
     keep_objective_files,
     resolve_objective,
 )
+from veritune.commands.run_rows import RunRows, memory_before, memory_taken, settle_rows, try_rows
 from veritune.commands.train_settings import TrainConfig
 from veritune.errors import RunFolderError, SettingsError
 from veritune.evaluation.held_out import HeldOut
@@ -36,11 +32,17 @@ from veritune.models.load import (
     end_tokens,
     find_model,
     load_hf_model,
+    load_settings,
     load_tokenizer,
     longest_input,
     quiet_libraries,
 )
-from veritune.models.reference import ReferenceLogProbs, cache_identity, score_reference
+from veritune.models.reference import (
+    ReferenceLogProbs,
+    cache_identity,
+    score_reference,
+    scoring_budget,
+)
 from veritune.models.save import save_model
 from veritune.objectives.choice import Choice
 from veritune.provenance import versions
@@ -50,12 +52,15 @@ from veritune.training.checkpoint import Position, read_checkpoint
 from veritune.training.log import RunLog
 from veritune.training.loop import run_loop
 from veritune.training.optimizer import build_optimizer
-from veritune.training.plan import RunPlan, groups_of, plan_run, whole_set
-from veritune.training.run_folder import RunFolder, begin_run, finish_run, open_run_folder
+from veritune.training.plan import RunPlan, Streams, groups_to_score, plan_run, whole_set
+from veritune.training.run_folder import (
+    RunFolder,
+    begin_run,
+    finish_run,
+    open_run_folder,
+    read_provenance,
+)
 from veritune.training.step import Objective, ObjectivePass, TrainingStep, assert_step_zero
-
-_SCORING_BUDGET = 4
-"""Without gradients, rows of the reference hold this many times the tokens."""
 
 Measurement = Callable[[CausalModel, int], Mapping[str, float] | None]
 
@@ -102,11 +107,12 @@ def train(
     source, reference_source = _find_models(config)
     tokenizer = load_tokenizer(source)
 
-    records = read_run_records(config, card.kind)
+    settings = load_settings(source)
+    encoder = TextEncoder(tokenizer, config.tokens, end_tokens(settings))
+    data = prepare_run_data(config, card.kind, encoder, longest_input(settings), display)
+    before = memory_before()
     hf_model = load_hf_model(source, device=distributed.device(), dropout=config.train.dropout)
     check_vocabulary(hf_model, tokenizer, source)
-    encoder = TextEncoder(tokenizer, config.tokens, end_tokens(hf_model))
-    data = tokenize_run_records(config, records, encoder, longest_input(hf_model), display)
 
     choice, config = resolve_objective(config, stand_in, data)
     objective = Objective(choice.card, choice.hyperparameters)
@@ -121,27 +127,40 @@ def train(
     first = [data.training[index] for index in range(min(3, len(data.training)))]
     legality = settle_sharing(model, first, config.train.sharing)
     plan = plan_run(config.train, data.training, objective)
+    rows = settle_rows(
+        config,
+        model,
+        data.training,
+        before,
+        has_other_reference=reference_source is not None
+        and reference_source.identity != source.identity,
+        scoring_budget=scoring_budget(model.device) if card.needs_reference else 0,
+        recorded=None if folder.checkpoint is None else read_provenance(folder.path).get("rows"),
+    )
     display.header(
-        run_header(config, data, choice, model, source, reference_source, legality, plan)
+        run_header(config, data, choice, model, source, reference_source, legality, plan, rows)
     )
     for problems in problems_in_words(data):
         display.note(problems)
     reference = None
     if card.needs_reference:
-        groups = plan.groups_to_score(data.training)
+        streams: Streams = [(data.training, plan.batches())]
         if data.held_out is not None:
             held_out = whole_set(config.train, data.held_out, objective)
-            groups += groups_of(data.held_out, held_out)
-        reference = _score(config, model, source, reference_source, groups, display)
+            streams.append((data.held_out, [held_out]))
+        groups = groups_to_score(streams)
+        budget = scoring_budget(model.device) * rows.settings.tokens_per_row
+        reference = _score(config, model, source, reference_source, groups, budget, display)
 
     peft_model = None
     if config.adapter is not None:
         seed = seeds.stream_seed(config.train.seed, "adapter")
         peft_model = attach_adapter(hf_model, config.adapter, seed=seed)
-    if config.train.gradient_checkpointing:
-        checkpoint_activations(hf_model)
+    if rows.settings.checkpoint_every is not None:
+        checkpoint_activations(hf_model, every=rows.settings.checkpoint_every)
+    rows = try_rows(rows, config, model, data.training, display)
     step = TrainingStep(
-        ObjectivePass(model, objective, data.training, reference, config.train.tokens_per_row),
+        ObjectivePass(model, objective, data.training, reference, rows.settings.tokens_per_row),
         build_optimizer(hf_model.parameters(), config.train),
         config.train,
         plan.total_steps,
@@ -153,7 +172,7 @@ def train(
     # Behind everything that may refuse: a folder once begun holds to its settings, and a run that
     # is overwritten is gone.
     if distributed.is_main_rank():
-        begin_run(folder, config, _provenance(data, choice, source, reference_source))
+        begin_run(folder, config, _provenance(data, choice, source, reference_source, rows))
         keep_objective_files(choice, folder.path)
     distributed.barrier()
     start = Position(0, 0)
@@ -174,7 +193,9 @@ def train(
         save_model(
             folder.model, hf_model, tokenizer, source, end_tokens=encoder.end_tokens, dtype=dtype
         )
-        finish_run(folder, {"seconds": round(time.monotonic() - began, 1)})
+        memory, memory_in_words = memory_taken(rows)
+        finish_run(folder, {"seconds": round(time.monotonic() - began, 1), "memory": memory})
+        display.note(memory_in_words)
         display.note(f"model   {folder.model}\nreport  {run_report(folder.path)}")
     distributed.barrier()
     return RunResult(folder.path, plan.total_steps, last_line, between.last)
@@ -278,7 +299,8 @@ def _score(
     model: CausalModel,
     source: ModelSource,
     reference_source: ModelSource | None,
-    groups: list[TokenizedRecord],
+    groups: Sequence[TokenizedRecord],
+    tokens_per_row: int,
     display: Display,
 ) -> ReferenceLogProbs:
     """Reference log-probabilities of all groups, from the cache or scored now."""
@@ -294,19 +316,18 @@ def _score(
     root = Path(config.cache).expanduser() if config.cache else default_cache_folder()
     cache = ReferenceCache(root, cache_identity(reference_source or source, scorer))
     started = time.monotonic()
-    with display.counting("reference") as progress:
-        scored = score_reference(
+    with display.counting("reference, tokens") as progress:
+        counts = score_reference(
             scorer,
             cache,
             groups,
-            tokens_per_row=_SCORING_BUDGET * config.train.tokens_per_row,
+            tokens_per_row=tokens_per_row,
             seed=config.train.seed,
             progress=progress,
         )
-    known = len({group.key() for group in groups}) - scored
     display.note(
-        f"reference log-probabilities: {scored} groups scored in "
-        f"{duration(time.monotonic() - started)}, {known} from {cache.folder}"
+        f"reference log-probabilities: {counts.num_scored} groups scored in "
+        f"{duration(time.monotonic() - started)}, {counts.num_cached} from {cache.folder}"
     )
     return ReferenceLogProbs(cache)
 
@@ -378,14 +399,19 @@ def _run(
 
 
 def _provenance(
-    data: RunData, choice: Choice, source: ModelSource, reference: ModelSource | None
+    data: RunData,
+    choice: Choice,
+    source: ModelSource,
+    reference: ModelSource | None,
+    rows: RunRows,
 ) -> dict[str, Any]:
     return {
         "model": source.identity,
         "reference": (reference or source).identity,
         "objective_files": choice.file_hashes,
-        "data_tokens": data_identity(data.training),
-        "held_out_tokens": None if data.held_out is None else data_identity(data.held_out),
+        "rows": rows.record(),
+        "data_tokens": data.identity,
+        "held_out_tokens": data.held_out_identity,
         "processes": distributed.world_size(),
         "command": " ".join(sys.argv[1:]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

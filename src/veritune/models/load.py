@@ -1,5 +1,6 @@
 """Causal language model and tokenizer from a folder or a hub id, with their identity."""
 
+import copy
 import os
 import warnings
 from dataclasses import dataclass
@@ -222,11 +223,25 @@ def longest_input(hf_model: Any) -> int | None:
     return None
 
 
-def checkpoint_activations(hf_model: Any) -> None:
-    """Let the model compute activations again in the backward pass: less memory, more time."""
+def empty_hf_model(config: Any, *, dropout: bool = False) -> Any:
+    """The modules of a config's model in float32, on no device and without weights."""
+    config = copy.deepcopy(config)
+    if not dropout:
+        _turn_off_dropout(config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def checkpoint_activations(hf_model: Any, *, every: int = 1) -> None:
+    """Let the model compute activations again in the backward pass: less memory, more time.
+
+    Args:
+        hf_model: The model.
+        every: Only those of each n-th layer; older transformers knows all layers only.
+    """
     # Newer transformers has a new name for it.
     if hasattr(hf_model, "activation_checkpointing_enable"):
-        hf_model.activation_checkpointing_enable()
+        hf_model.activation_checkpointing_enable(every_n_layers=every)
     else:
         hf_model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}

@@ -47,7 +47,7 @@ _OPTIMIZATION = (
 )
 _EXACT = ("learning_rate",)
 _HELD_OUT_RECORDS = HELD_OUT + "records"
-_SHOWN_AS_SPEED = ("tokens", "seconds")
+_SHOWN_AS_SPEED = ("tokens", "seconds", "fill")
 _MAX_LINES_TOGETHER = 4
 
 

@@ -26,7 +26,9 @@ _WRITTEN = (
 """Everything that a run writes into its folder; each may also lie beside, half written."""
 
 # Settings that say how a run is kept and watched; they may change when it goes on.
-_FREE = frozenset({"output", "cache", "train.checkpoint_every", "train.keep_checkpoints"})
+_FREE = frozenset(
+    {"output", "cache", "train.memory", "train.checkpoint_every", "train.keep_checkpoints"}
+)
 
 
 @dataclass(frozen=True)
