@@ -6,7 +6,8 @@ Whatever depends on other examples of the global batch is a field here, computed
 step, so that an objective stays a local formula.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -157,3 +158,17 @@ class SampledLogProbs:
 LogProbs = (
     DemonstrationLogProbs | PairedLogProbs | UnpairedLogProbs | ScoredLogProbs | SampledLogProbs
 )
+
+FormT = TypeVar("FormT", bound=CompletionLogProbs | LogProbs)
+
+
+def detached(form: FormT, device: torch.device) -> FormT:
+    """The same values without gradient, on a device."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to(device)
+        return detached(value, device) if isinstance(value, CompletionLogProbs) else value
+
+    values: dict[str, Any] = {field.name: of(getattr(form, field.name)) for field in fields(form)}
+    return replace(form, **values)

@@ -17,6 +17,7 @@ from tiny_world import (
     random_dataset,
 )
 
+from veritune.models.forward import CausalModel
 from veritune.objectives.catalog import CATALOG
 from veritune.training.step import ObjectivePass, PassResult
 
@@ -47,7 +48,28 @@ def assert_equal(
     assert got.loss == pytest.approx(expected.loss, rel=1e-5 if name in STEEP else 1e-6)
     assert got.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=2e-6)
     error = largest_relative_error(gradients(got_pass), gradients(expected_pass))
-    assert error < (2e-5 if name in STEEP else 4e-6)
+    assert error < (2e-5 if name in STEEP else 1e-5)
+
+
+@pytest.mark.parametrize("name", FROM_RECORDS)
+def test_the_head_gives_the_same_a_group_at_a_time_as_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CausalModel, "targets_at_once", None)
+    together, expected, _ = one_pass(name, tmp_path, ONE_ROW)
+    monkeypatch.setattr(CausalModel, "targets_at_once", 1)
+    calls: list[int] = []
+    logprobs = CausalModel.target_logprobs
+
+    def counted(self: CausalModel, states: Any, targets: Any) -> Any:
+        if states.requires_grad:
+            calls.append(len(targets))
+        return logprobs(self, states, targets)
+
+    monkeypatch.setattr(CausalModel, "target_logprobs", counted)
+    apart, got, _ = one_pass(name, tmp_path, ONE_ROW)
+    assert_equal(name, (together, expected), (apart, got))
+    assert len(calls) == 11
 
 
 @pytest.mark.parametrize("name", FROM_RECORDS)

@@ -42,15 +42,15 @@ def test_the_tolerance_of_the_loss_covers_what_rounding_does_to_log_ratios(
     """With log-ratios at half their tolerance, as in bfloat16, a sound run is not stopped."""
     ours, batch = world(name, tmp_path)
     monkeypatch.setattr(step, "noise_tolerance", lambda model, tokens: 0.1 * tokens**0.5)
-    sums = ours.model.completion_logprobs
+    sums = step.sum_by_completion
     generator = torch.Generator().manual_seed(0)
 
-    def noisy(packed: Any) -> Any:
-        policy, lengths, tokens = sums(packed)
-        noise = torch.rand(len(policy), generator=generator) - 0.5
-        return policy + 0.1 * lengths.sqrt() * noise, lengths, tokens
+    def noisy(tokens: Any, owner: Any, num_completions: int) -> Any:
+        noise = torch.rand(num_completions, generator=generator) - 0.5
+        lengths = torch.bincount(owner, minlength=num_completions)
+        return sums(tokens, owner, num_completions) + 0.1 * lengths.sqrt() * noise
 
-    monkeypatch.setattr(ours.model, "completion_logprobs", noisy)
+    monkeypatch.setattr(step, "sum_by_completion", noisy)
     found = assert_step_zero(ours, batch, reference_is_policy=True)
     assert 0.1 < found["log_ratio_over_tolerance"] <= 1
     assert found["loss"] != pytest.approx(found["expected_loss"], rel=1e-6)
@@ -60,10 +60,11 @@ def test_the_tolerance_of_the_loss_covers_what_rounding_does_to_log_ratios(
 def test_step_zero_stops_when_one_cached_value_was_changed(name: str, tmp_path: Path) -> None:
     ours, batch = world(name, tmp_path)
     assert ours.reference is not None
-    values = ours.reference.cache._values
-    key = ours.dataset[batch.indices[7]].key()
-    values[key] = values[key].copy()
-    values[key][0] += 0.01
+    group = ours.dataset[batch.indices[7]]
+    count = sum(int(completion.bears_loss.sum()) for completion in group.completions)
+    values = ours.reference.cache.get(group.key(), count)
+    values[0] += 0.01
+    ours.reference.cache.add({group.key(): values})
     with pytest.raises(StepZeroError, match="their log-probabilities differ"):
         assert_step_zero(ours, batch, reference_is_policy=True)
 
@@ -128,13 +129,13 @@ def test_step_zero_stops_when_the_policy_computes_along_another_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, batch = world("exo_rw", tmp_path)
-    sums = CausalModel.completion_logprobs
+    logprobs = CausalModel.target_logprobs
 
-    def without_the_last_token(self: CausalModel, packed: Any) -> Any:
-        policy, lengths, tokens = sums(self, packed)
-        return policy - tokens[-1].double(), lengths, tokens
+    def without_the_last_token(self: CausalModel, states: Any, targets: Any) -> Any:
+        tokens = logprobs(self, states, targets)
+        return torch.cat([tokens[:-1], 0 * tokens[-1:]])
 
-    monkeypatch.setattr(CausalModel, "completion_logprobs", without_the_last_token)
+    monkeypatch.setattr(CausalModel, "target_logprobs", without_the_last_token)
     with pytest.raises(StepZeroError):
         assert_step_zero(ours, batch, reference_is_policy=True)
 

@@ -100,26 +100,50 @@ class CausalModel:
             return pad(groups, indices)
         return pack(groups, indices, shares_prefix=self.sharing == "shared")
 
-    def token_logprobs(self, batch: Batch) -> Float[Tensor, " R"]:
-        """Log-probability of every target of the batch, float32, in nats."""
+    def predicting_states(self, batch: Batch) -> Float[Tensor, "R D"]:
+        """The last hidden states that predict the targets of a batch."""
         batch = batch.to(self.device)
         arguments: dict[str, Any] = {"plan": batch.plan} if batch.plan is not None else {}
         with self._autocast():
-            hidden = self.backbone(
+            hidden: Tensor = self.backbone(
                 input_ids=batch.input_ids,
                 position_ids=batch.positions,
                 attention_mask=batch.attention_mask,
                 use_cache=False,
                 **arguments,
             ).last_hidden_state
-        predicting = hidden.flatten(0, 1).index_select(0, batch.source)
-        head = self.head
-        # A subclass (an adapter on the head, say) computes something else than weight and bias.
-        if type(head) is nn.Linear:
+        return hidden.flatten(0, 1).index_select(0, batch.source)
+
+    def target_logprobs(
+        self, states: Float[Tensor, "R D"], targets: Int[Tensor, " R"]
+    ) -> Float[Tensor, " R"]:
+        """Log-probability of each target by the state that predicts it, float32, in nats."""
+        targets = targets.to(states.device)
+        head: Any = self.head
+        if not self._head_is_linear:
+            return self._logprobs_by_module(head, states, targets)
+        # Says what products are computed in where a device computes them in low precision.
+        with self._autocast():
             return linear_logprobs(
-                predicting, head.weight, batch.targets, bias=head.bias, transform=self.transform
+                states, head.weight, targets, bias=head.bias, transform=self.transform
             )
-        return self._logprobs_by_module(head, predicting, batch.targets)
+
+    @property
+    def targets_at_once(self) -> int | None:
+        """Targets whose logits a backward pass may keep; None where it keeps none of them."""
+        head: Any = self.head
+        if not self._head_is_linear or not head.weight.requires_grad:
+            return None
+        return max(1, CHUNK_BYTES // (4 * int(head.weight.shape[0])))
+
+    @property
+    def _head_is_linear(self) -> bool:
+        # A subclass (an adapter on the head, say) computes something else than weight and bias.
+        return type(self.head) is nn.Linear
+
+    def token_logprobs(self, batch: Batch) -> Float[Tensor, " R"]:
+        """Log-probability of every target of the batch, float32, in nats."""
+        return self.target_logprobs(self.predicting_states(batch), batch.targets)
 
     def completion_logprobs(
         self, batch: Batch
@@ -127,11 +151,8 @@ class CausalModel:
         """Sequence log-probabilities, loss-bearing tokens per completion, and the tokens' own."""
         tokens = self.token_logprobs(batch)
         owner = batch.completion.to(tokens.device)
-        return (
-            sum_by_completion(tokens, owner, batch.num_completions),
-            *_counts(owner, batch),
-            tokens,
-        )
+        lengths = torch.bincount(owner, minlength=batch.num_completions)
+        return sum_by_completion(tokens, owner, batch.num_completions), lengths, tokens
 
     def _logprobs_by_module(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         """The general way: call the head on chunks of rows, and again in the backward pass."""
@@ -185,10 +206,6 @@ def common_length_mask(lengths: Int[Tensor, " S"]) -> Bool[Tensor, " R"]:
     starts = lengths.cumsum(0) - lengths
     place = torch.arange(int(lengths.sum()), device=lengths.device)
     return place - starts.repeat_interleave(lengths) < common.repeat_interleave(lengths)
-
-
-def _counts(owner: Tensor, batch: Batch) -> tuple[Tensor]:
-    return (torch.bincount(owner, minlength=batch.num_completions),)
 
 
 def _stock_attention(hf_model: Any) -> str:

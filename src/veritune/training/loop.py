@@ -17,15 +17,21 @@ import torch
 
 from veritune import distributed
 from veritune.batches.loader import Loader
+from veritune.batches.prefetch import Prefetch
 from veritune.models.forward import Precision
 from veritune.models.legality import SharingSetting
 from veritune.ranges import NonNegativeInt, Positive, PositiveInt
 from veritune.training.checkpoint import Position, write_checkpoint
+from veritune.training.device_memory import AUTO, MemorySize, shortage_in_words
 from veritune.training.log import RunLog
 from veritune.training.optimizer import OptimizerConfig
 from veritune.training.step import TrainingStep
 
 _DEFAULT_CHECKPOINTS = 10
+_SMALLER = (
+    "lower train.tokens_per_row, or set train.gradient_checkpointing=true or adapter={}; "
+    "veritune check --model says what each gives"
+)
 
 
 class TrainingConfig(OptimizerConfig):
@@ -47,16 +53,22 @@ class TrainingConfig(OptimizerConfig):
     """`bf16` computes layers in bfloat16 from float32 weights, `fp32` in float32; `auto` is bf16 on
     a GPU that has it and fp32 elsewhere. Log-probabilities and weights are float32 in any case."""
 
-    tokens_per_row: PositiveInt = 4096
-    """Token budget of a row, which is one forward and backward pass. Lower it to save memory; the
-    result changes by rounding only. A longer group gets a row of its own."""
+    memory: MemorySize | None = AUTO
+    """What a run may take of the device: a size (8GB), or `auto` for what is free. A plan that does
+    not fit is refused, and rows are chosen to fill at most nine tenths; null does neither."""
+
+    tokens_per_row: PositiveInt | None = None
+    """Token budget of a row, which is one forward and backward pass; null takes the largest that
+    gains speed and fits `memory`. The result changes by rounding only. A longer group gets a row of
+    its own."""
 
     sharing: SharingSetting = "auto"
     """How groups are laid out: `shared` prompts, `packed` without sharing, `padded` rows; `auto`
     takes the fastest that gives the model's own log-probabilities, and says so."""
 
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute activations again in the backward pass: less memory, about a third more time. `auto`
+    does so where the longest group does not fit `memory` otherwise, in as few layers as will do."""
 
     dropout: bool = False
     """Leave the model's dropout on. Off by default: completions are compared with the reference."""
@@ -130,10 +142,15 @@ def run_loop(
     every = config.checkpoint_every or max(1, math.ceil(total_steps / _DEFAULT_CHECKPOINTS))
     model, optimizer = step.objective_pass.model.hf, step.optimizer
     position = start
-    with _signals() as received:
-        for batch, behind in loader.batches(start.records):
+    prepared = (
+        (step.objective_pass.prepare(batch), behind)
+        for batch, behind in loader.batches(start.records)
+    )
+    with _signals() as received, Prefetch(prepared) as batches:
+        for batch, behind in batches:
             began = time.perf_counter()
-            line = step.run(position.step + 1, batch)
+            with shortage_in_words(f"step {position.step + 1}", distributed.device(), _SMALLER):
+                line = step.run(position.step + 1, batch)
             line["seconds"] = time.perf_counter() - began
             position = Position(position.step + 1, behind, step.objective_pass.running.state)
             if log is not None:

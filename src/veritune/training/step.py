@@ -6,10 +6,14 @@ count of the global batch, once, and whatever an objective needs to know about o
 taken from the global batch before the first backward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from veritune import distributed, seeds
@@ -17,7 +21,7 @@ from veritune.batches.batch import Batch
 from veritune.batches.loader import GlobalBatch
 from veritune.batches.pack import rows_by_budget
 from veritune.errors import NonFiniteLossError, StepZeroError
-from veritune.logprobs import CompletionLogProbs
+from veritune.logprobs import CompletionLogProbs, LogProbs, detached
 from veritune.models.forward import CausalModel, common_length_mask, sum_by_completion
 from veritune.models.reference import ReferenceLogProbs, noise_tolerance
 from veritune.objectives.card import Card
@@ -30,6 +34,7 @@ from veritune.training.optimizer import OptimizerConfig, learning_rate_at
 from veritune.training.running import RunningLogRatio, class_totals
 
 _MAX_NAMED_RECORDS = 8
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,60 @@ class PassResult:
     num_tokens: int
     """Tokens of prompts (once) and completions that were computed."""
 
+    fill: float
+    """Share of them that is data and not padding."""
+
     class_totals: Tensor
     """Sums and counts of log-ratios by class, (2, 2) float64; zero where no objective asks."""
 
     largest_log_ratio: float
     """Largest |log-ratio| of a completion over its rounding tolerance, and nan-safe; 0 without a
     reference."""
+
+
+@dataclass(frozen=True)
+class PreparedRow:
+    """One forward and backward pass: groups laid into a row, and what the reference says."""
+
+    places: tuple[int, ...]
+    """Which records of the global batch its groups are."""
+
+    batch: Batch
+    reference: Float[Tensor, " S"] | None
+    """Reference log-probability of each completion, float64; None for an objective without."""
+
+    reference_common: Float[Tensor, " S"] | None
+    """The same over the common length of a pair; None where the objective needs none."""
+
+    @cached_property
+    def lengths(self) -> Int[Tensor, " S"]:
+        """Loss-bearing tokens of each completion."""
+        return torch.bincount(self.batch.completion, minlength=self.batch.num_completions)
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A global batch, and the rows of this rank's share of it."""
+
+    batch: GlobalBatch
+    rows: tuple[PreparedRow, ...]
+
+
+class _Part(NamedTuple):
+    """Some groups of a row, next to each other."""
+
+    groups: slice
+    completions: slice
+    targets: slice
+
+
+class _Outcome(NamedTuple):
+    """What came of a part of a row, without gradient."""
+
+    places: tuple[int, ...]
+    losses: Tensor
+    data: LogProbs
+    completion: CompletionLogProbs
 
 
 class ObjectivePass:
@@ -111,43 +164,104 @@ class ObjectivePass:
             self.running,
         )
 
-    def run(self, batch: GlobalBatch, *, backward: bool = False) -> PassResult:
+    def prepare(self, batch: GlobalBatch) -> PreparedBatch:
+        """Rows of this rank's share of a global batch, and what the reference says of them.
+
+        Nothing here needs the model's weights, so it can be done while an earlier step computes.
+        """
+        groups = {
+            place: self.dataset[batch.indices[place]] for place in self._places(batch.indices)
+        }
+        return PreparedBatch(batch, tuple(self._prepared_rows(batch, groups)))
+
+    def _prepared_rows(
+        self, batch: GlobalBatch, groups: dict[int, TokenizedRecord]
+    ) -> Iterator[PreparedRow]:
+        for places in self._rows(groups):
+            members = [groups[place] for place in places]
+            yield PreparedRow(
+                tuple(places),
+                self.model.batch(members, [batch.indices[place] for place in places]),
+                self._reference_sums(members),
+                self._reference_common_sums(members),
+            )
+
+    def run(self, batch: GlobalBatch | PreparedBatch, *, backward: bool = False) -> PassResult:
         """One pass over a global batch; with `backward`, gradients are added to the parameters.
 
         Gradients are this rank's share; their sum over ranks is the gradient of the mean loss.
         """
+        prepared = batch if isinstance(batch, PreparedBatch) else self.prepare(batch)
         with torch.set_grad_enabled(backward):
-            return self._run(batch, backward)
+            return self._run(prepared, backward)
 
-    def _run(self, batch: GlobalBatch, backward: bool) -> PassResult:
-        card = self.objective.card
-        places = range(distributed.rank(), len(batch.indices), distributed.world_size())
-        facts = self._facts(batch, places)
+    def _run(self, prepared: PreparedBatch, backward: bool) -> PassResult:
+        card, batch = self.objective.card, prepared.batch
+        facts = self._facts(batch, self._places(batch.indices))
         normalizer = facts.num_examples if card.normalizer == "examples" else facts.num_tokens
+        # What is measured stays on the device until the last row is done: a look at a value would
+        # make the device wait for it.
+        seen = [
+            outcome
+            for row in prepared.rows
+            for outcome in self._outcomes(row, batch, facts, normalizer, backward)
+        ]
         losses = torch.zeros(len(batch.indices), dtype=torch.float64)
         sums = MetricSums(card.data, self.objective.reward_scale)
         totals = torch.zeros(2, 2, dtype=torch.float64)
-        extent = torch.zeros(2, dtype=torch.float64)
-        groups = {place: self.dataset[batch.indices[place]] for place in places}
-        for row in self._rows(groups):
-            indices = [batch.indices[place] for place in row]
-            packed = self.model.batch([groups[place] for place in row], indices)
-            completion = self._completions(packed, [groups[place] for place in row])
+        extent = torch.zeros(3, dtype=torch.float64)
+        extent[0] = sum(row.batch.num_tokens for row in prepared.rows)
+        extent[2] = sum(row.batch.num_data_tokens for row in prepared.rows)
+        for outcome in seen:
+            losses[list(outcome.places)] = outcome.losses.cpu().double()
+            data = detached(outcome.data, _CPU)
+            sums.add(data)
+            if card.needs_mean_log_ratio:
+                totals += class_totals(data)
+            completion = detached(outcome.completion, _CPU)
+            if completion.reference is not None:
+                tolerance = completion.length.double().sqrt() * noise_tolerance(self.model, 1)
+                # `max` of Python would lose a nan.
+                extent[1] = torch.maximum(extent[1], (completion.log_ratio.abs() / tolerance).max())
+        return self._reduced(losses, sums, totals, extent, normalizer)
+
+    def _outcomes(
+        self,
+        row: PreparedRow,
+        batch: GlobalBatch,
+        facts: GlobalFacts,
+        normalizer: int,
+        backward: bool,
+    ) -> Iterator[_Outcome]:
+        """Losses of a row, and with `backward` their gradients, a few groups at a time.
+
+        The layers see the whole row at once. The head sees as many groups as may keep their logits
+        for the backward pass, so the logits of a row never exist together and none is computed
+        twice; that is possible because a loss reads nothing of other examples but `facts`.
+        """
+        states = self.model.predicting_states(row.batch)
+        keeps_gradient = backward and states.requires_grad
+        gradient = torch.empty_like(states) if keeps_gradient else None
+        for part in _parts(row, self.model.targets_at_once if backward else None):
+            leaf = states[part.targets].detach().requires_grad_(keeps_gradient)
+            completion = self._completions(leaf, row, part)
+            places = row.places[part.groups]
+            indices = [batch.indices[place] for place in places]
             data = assemble(self.dataset, indices, completion, facts)
             loss = self.objective.loss(data)
             if backward:
                 (loss.sum() / normalizer).backward()  # type: ignore[no-untyped-call]
-            losses[row] = loss.detach().double().cpu()
-            sums.add(data)
-            if card.needs_mean_log_ratio:
-                totals += class_totals(data)
-            extent[0] += packed.num_tokens
-            if completion.reference is not None:
-                ratio = completion.log_ratio.detach().abs()
-                tolerance = completion.length.double().sqrt() * noise_tolerance(self.model, 1)
-                # `max` of Python would lose a nan.
-                extent[1] = torch.maximum(extent[1], (ratio / tolerance).max().cpu())
-        return self._reduced(losses, sums, totals, extent, normalizer)
+            if gradient is not None:
+                assert leaf.grad is not None, "a loss depends on the states"
+                gradient[part.targets] = leaf.grad
+            yield _Outcome(
+                places,
+                loss.detach(),
+                detached(data, leaf.device),
+                detached(completion, leaf.device),
+            )
+        if gradient is not None:
+            states.backward(gradient)  # type: ignore[no-untyped-call]
 
     def _reduced(
         self,
@@ -160,7 +274,7 @@ class ObjectivePass:
         """One sum over ranks for everything that is logged."""
         ratios = torch.zeros(distributed.world_size(), dtype=torch.float64)
         ratios[distributed.rank()] = extent[1]
-        sections = [losses, sums.totals.flatten(), totals.flatten(), extent[:1], ratios]
+        sections = [losses, sums.totals.flatten(), totals.flatten(), extent[::2], ratios]
         flat = torch.cat(sections)
         flat = distributed.global_sum(flat.to(self.model.device)).cpu()
         parts = torch.split(flat, [len(section) for section in sections])
@@ -169,7 +283,8 @@ class ObjectivePass:
             losses=parts[0],
             metrics=finish(sums.metrics, parts[1].view(2, -1)),
             class_totals=parts[2].view(2, 2),
-            num_tokens=int(parts[3]),
+            num_tokens=int(parts[3][0]),
+            fill=float(parts[3][1] / parts[3][0]),
             largest_log_ratio=float(parts[4].max()),
         )
 
@@ -178,35 +293,41 @@ class ObjectivePass:
         sizes = [self.model.row_tokens(groups[place]) for place in places]
         return [[places[i] for i in row] for row in rows_by_budget(sizes, self.tokens_per_row)]
 
-    def _completions(self, packed: Batch, groups: Sequence[TokenizedRecord]) -> CompletionLogProbs:
-        """What policy and reference say of the completions of a row, shape (S,)."""
-        policy, lengths, tokens = self.model.completion_logprobs(packed)
+    def _completions(self, states: Tensor, row: PreparedRow, part: _Part) -> CompletionLogProbs:
+        """What policy and reference say of some completions of a row, shape (S,)."""
+        device = states.device
+        tokens = self.model.target_logprobs(states, row.batch.targets[part.targets])
+        owner = (row.batch.completion[part.targets] - part.completions.start).to(device)
+        lengths = row.lengths[part.completions].to(device)
+
+        def of_reference(sums: Tensor | None) -> Tensor | None:
+            return None if sums is None else sums[part.completions].to(device)
+
         completion = CompletionLogProbs(
-            policy, lengths, self._reference_sums(groups, policy.device)
+            sum_by_completion(tokens, owner, len(lengths)), lengths, of_reference(row.reference)
         )
         if not self.objective.card.needs_common_length:
             return completion
         within = torch.where(common_length_mask(lengths), tokens, 0)
-        owner = packed.completion.to(tokens.device)
         return replace(
             completion,
-            policy_common=sum_by_completion(within, owner, packed.num_completions),
-            reference_common=self._reference_common_sums(groups, policy.device),
+            policy_common=sum_by_completion(within, owner, len(lengths)),
+            reference_common=of_reference(row.reference_common),
         )
 
-    def _reference_sums(
-        self, groups: Sequence[TokenizedRecord], device: torch.device
-    ) -> Tensor | None:
+    def _reference_sums(self, groups: Sequence[TokenizedRecord]) -> Tensor | None:
         if self.reference is None:
             return None
-        return torch.cat([self.reference.sums(group) for group in groups]).to(device)
+        return self.reference.sums(groups)
 
-    def _reference_common_sums(
-        self, groups: Sequence[TokenizedRecord], device: torch.device
-    ) -> Tensor | None:
+    def _reference_common_sums(self, groups: Sequence[TokenizedRecord]) -> Tensor | None:
         if self.reference is None or not self.objective.card.needs_common_length:
             return None
-        return torch.cat([self.reference.common_sums(group) for group in groups]).to(device)
+        return self.reference.common_sums(groups)
+
+    def _places(self, indices: Sequence[int]) -> range:
+        """Which records of a global batch are this rank's."""
+        return range(distributed.rank(), len(indices), distributed.world_size())
 
     def _facts(self, batch: GlobalBatch, places: range) -> GlobalFacts:
         indices = list(batch.indices)
@@ -247,11 +368,30 @@ class ObjectivePass:
         for row in self._rows(groups):
             members = [groups[place] for place in row]
             policy, _, _ = self.model.completion_logprobs(self.model.batch(members, row))
-            reference = self._reference_sums(members, policy.device)
+            reference = self._reference_sums(members)
             assert reference is not None, "a baseline of log-ratios has a reference"
-            total += torch.tensor([(policy - reference).double().sum().item(), len(row)])
+            log_ratio = policy.double() - reference.to(policy.device)
+            total += torch.tensor([log_ratio.sum().item(), len(row)])
         total = distributed.global_sum(total.to(self.model.device)).cpu()
         return (total[0] / total[1].clamp(min=1)).to(self.model.device)
+
+
+def _parts(row: PreparedRow, most_targets: int | None) -> Iterator[_Part]:
+    """Groups of a row, as many at a time as have no more targets than this; at least one."""
+    ends = np.cumsum([0, *row.batch.group_sizes])
+    targets = np.cumsum([0, *row.lengths.tolist()])[ends]
+    first = 0
+    for last in range(1, len(ends)):
+        is_end = last == len(ends) - 1
+        if is_end or (
+            most_targets is not None and targets[last + 1] - targets[first] > most_targets
+        ):
+            yield _Part(
+                slice(first, last),
+                slice(int(ends[first]), int(ends[last])),
+                slice(int(targets[first]), int(targets[last])),
+            )
+            first = last
 
 
 def mismatched_group(dataset: TokenizedDataset, index: int, partner: int) -> TokenizedRecord:
@@ -325,9 +465,9 @@ def _expected_initial_loss(
     objective, dataset = objective_pass.objective, objective_pass.dataset
     assert objective.card.initial_loss is not None, "the caller has looked"
     groups = [dataset[index] for index in batch.indices]
-    reference = objective_pass._reference_sums(groups, torch.device("cpu"))
+    reference = objective_pass._reference_sums(groups)
     assert reference is not None, "the caller has looked"
-    common = objective_pass._reference_common_sums(groups, torch.device("cpu"))
+    common = objective_pass._reference_common_sums(groups)
     lengths = torch.tensor([int(c.bears_loss.sum()) for g in groups for c in g.completions])
     noise = lengths.double().sqrt() * noise_tolerance(objective_pass.model, 1)
 
@@ -393,7 +533,7 @@ class TrainingStep:
         """The parameters that are updated."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def run(self, step: int, batch: GlobalBatch) -> dict[str, float]:
+    def run(self, step: int, batch: GlobalBatch | PreparedBatch) -> dict[str, float]:
         """Make step number `step` (from 1) and return its line of metrics.
 
         Raises:
@@ -404,6 +544,8 @@ class TrainingStep:
         self.objective_pass.model.hf.train()
         self.optimizer.zero_grad(set_to_none=True)
         result = self.objective_pass.run(batch, backward=True)
+        if isinstance(batch, PreparedBatch):
+            batch = batch.batch
         if not torch.isfinite(result.losses).all():
             raise self._non_finite(step, batch, result, "loss")
         distributed.sum_gradients(self.parameters)
@@ -422,6 +564,7 @@ class TrainingStep:
             "learning_rate": rate,
             "gradient_norm": float(norm),
             "tokens": result.num_tokens,
+            "fill": result.fill,
             **result.metrics,
         }
 
