@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check docs peers format clean
+.PHONY: help setup demo test check docs peers bench format clean
 
 help:
 	@echo "make demo    align a small model by six objectives; a page shows how far each came"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint and types, without changing anything"
 	@echo "make docs    write the generated pages and parts of pages"
 	@echo "make peers   run the checks on TRL's and Liger-Kernel's losses; write docs/peers.md"
+	@echo "make bench   a training step beside TRL's, case by case; writes docs/performance.md"
 	@echo "make format  format the code"
 	@echo "make setup   only make $(VENV) and install"
 	@echo "make clean   remove $(VENV) and what the demo wrote"
@@ -32,7 +33,7 @@ demo: setup
 	$(BIN)/veritune demo output=demo-run overwrite=true
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -55,6 +56,9 @@ $(PEERS_STAMP): pyproject.toml constraints.txt $(PEERS_NEEDS)
 
 peers: $(PEERS_STAMP)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/peers_under_laws.py
+
+bench: $(PEERS_STAMP)
+	$(PEERS)/bin/python benchmarks/preference_step.py
 
 format: setup
 	$(BIN)/ruff check --fix --quiet . || true

@@ -1,0 +1,249 @@
+"""One preference step through Veritune and TRL's DPOTrainer, in turns; writes docs/performance.md.
+
+make bench                                   every case, in an environment of its own
+preference_step.py --list                    names of the cases
+preference_step.py --only tldr --steps 3     some of them, printed and not kept
+preference_step.py --render                  docs/performance.md from the stored results
+
+Both toolkits get the same model folder, records in the same order, objective (DPO), precision,
+learning rate and groups per step, and run through their own training loops in processes of their
+own. Only one of them works at a time: each makes a step when it is told to.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from kept_results import RESULTS, keep
+from step.bound import Group, matrix_rate, step_operations, useful_tokens
+from step.cases import CASES, SEED, SHAPES, Case, Shape, record_tokens, write_model, write_records
+from step.document import table, write_page
+
+from veritune.batches.order import RecordOrder
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "performance.md"
+PAIRS = HERE.parents[1] / "shared" / "data" / "preferences" / "pairs.jsonl"
+LEARNING_RATE = 1e-4
+CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "veritune": ("step.veritune_worker", {}),
+    "trl": ("step.trl_worker", {}),
+    "trl_tuned": (
+        "step.trl_worker",
+        {"precompute_ref_log_probs": True, "gradient_checkpointing": False},
+    ),
+}
+"""Who takes part: the worker, and its training settings beyond what the case gives."""
+
+
+@dataclass
+class Worker:
+    """A process that makes a step when told to."""
+
+    name: str
+    process: "subprocess.Popen[str]"
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    def read(self) -> None:
+        """Take in its next report; note how it ended if there is none."""
+        assert self.process.stdout is not None, "reports come through a pipe"
+        line = self.process.stdout.readline()
+        if not line:
+            self.error = f"ended with exit code {self.process.wait()}"
+            return
+        facts = json.loads(line)
+        if "seconds" in facts:
+            self.seconds.append(facts.pop("seconds"))
+        self.facts |= facts
+
+    def send(self, text: str) -> None:
+        """Tell it something; a worker that is gone cannot hear it."""
+        assert self.process.stdin is not None, "words go through a pipe"
+        try:
+            self.process.stdin.write(text + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.error = f"ended with exit code {self.process.wait()}"
+
+
+def start(name: str, case: Case, task: dict[str, Any], log: Path) -> Worker:
+    """Start a contestant and wait until it stands before its first step."""
+    module, train = CONTESTANTS[name]
+    environment = os.environ | {"PYTHONPATH": str(HERE), "TOKENIZERS_PARALLELISM": "true"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log.open("w"),
+        text=True,
+        env=environment,
+    )
+    worker = Worker(name, process)
+    worker.send(json.dumps({**task, "train": train, "output": f"{task['folder']}/{name}"}))
+    worker.read()
+    return worker
+
+
+def measure(
+    case: Case, pairs: Path, contestants: list[str], show: Callable[[str], None]
+) -> dict[str, Any]:
+    """One case: every contestant makes each step in turn."""
+    shape = SHAPES[case.shape]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="preference-step-") as name:
+        folder = Path(name)
+        records = write_records(case, folder, pairs)
+        model = write_model(case, folder, records)
+        groups = record_tokens(model, records)
+        order = RecordOrder(len(groups), SEED).slice(0, len(groups))
+        rows = case.groups * case.completions // 2
+        task = {
+            "folder": name,
+            "model": str(model),
+            "records": str(records),
+            "cache": f"{name}/cache",
+            "order": order,
+            "groups": case.groups,
+            "steps": case.steps,
+            "adapter": case.adapter,
+            "seed": SEED,
+            "learning_rate": LEARNING_RATE,
+            "objective": "dpo" if case.completions == 2 else "plackett_luce",
+            "rows_per_device": rows // case.peer_accumulation,
+            "accumulation": case.peer_accumulation,
+            "dtype": "bfloat16" if shape.parameters > 1e9 else "float32",
+        }
+        workers = []
+        for contestant in contestants:
+            worker = start(contestant, case, task, folder / f"{contestant}.log")
+            show(f"  {contestant:<10} ready after {worker.facts.get('ready', float('nan')):.1f} s")
+            workers.append(worker)
+        rates = _steps(workers, case, shape, device, show)
+        for worker in workers:
+            if worker.error is None:
+                worker.read()
+            worker.process.wait()
+            if worker.error is not None:
+                show(f"  {worker.name}: {worker.error}")
+                show((folder / f"{worker.name}.log").read_text()[-2000:])
+    in_order = [groups[index] for index in order]
+    return {
+        "title": case.title,
+        "shape": shape.name,
+        "completions": case.completions,
+        "groups": case.groups,
+        "adapter": case.adapter,
+        "steps": _counts(case, in_order),
+        "matrix_rates": rates,
+        "contestants": {
+            worker.name: {
+                "error": worker.error,
+                "setup_seconds": worker.facts.get("ready"),
+                "resident_bytes": worker.facts.get("resident_bytes"),
+                "peak_bytes": worker.facts.get("peak_bytes"),
+                "seconds": worker.seconds[1:],
+                "losses": worker.facts.get("losses"),
+                "num_tokens": _peer_tokens(worker.facts),
+            }
+            for worker in workers
+        },
+    }
+
+
+def _steps(
+    workers: list[Worker],
+    case: Case,
+    shape: Shape,
+    device: torch.device,
+    show: Callable[[str], None],
+) -> list[float]:
+    """All steps in turn, another contestant first each time; the rate of matrices between them."""
+    rates = []
+    for step in range(case.steps + 1):
+        rates.append(matrix_rate(shape, device=device))
+        for place in range(len(workers)):
+            worker = workers[(place + step) % len(workers)]
+            if worker.error is None:
+                worker.send("go")
+                worker.read()
+        times = "  ".join(f"{w.name} {w.seconds[-1]:.2f}" for w in workers if w.seconds)
+        show(f"  step {step}: {times} s")
+    return rates
+
+
+def _counts(case: Case, in_order: list[Group]) -> list[dict[str, float]]:
+    """What each measured step holds, and what it must cost."""
+    counts = []
+    for step in range(1, case.steps + 1):
+        groups = in_order[step * case.groups : (step + 1) * case.groups]
+        operations = step_operations(SHAPES[case.shape], groups, adapter=case.adapter)
+        counts.append({"tokens": useful_tokens(groups), "operations": operations})
+    return counts
+
+
+def _peer_tokens(facts: dict[str, Any]) -> int | None:
+    """Tokens of all rows as a peer has them, prompts once a pair."""
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return sum(sum(facts[name]) for name in names) if names[0] in facts else None
+
+
+def main() -> None:
+    """Measure the cases, keep the results and write the page."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    parser.add_argument("--render", action="store_true", help="write the page and stop")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
+    parser.add_argument("--steps", type=int, help="measured steps of each case")
+    parser.add_argument("--pairs", type=Path, default=PAIRS, help="JSON Lines of 300 real pairs")
+    parser.add_argument(
+        "--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS)
+    )
+    arguments = parser.parse_args()
+    if arguments.list:
+        for case in CASES[device]:
+            print(f"{case.name:<28}{case.title}")
+        return
+    file = RESULTS / f"preference_step_{device}.json"
+    if arguments.render:
+        write_page(RESULTS, PAGE)
+        return
+    chosen = [c for c in CASES[device] if not arguments.only or c.name in arguments.only]
+    results: dict[str, Any] = {}
+    for case in chosen:
+        if case.lengths is None and not arguments.pairs.is_file():
+            print(f"{case.name}: left out, there is no {arguments.pairs}; name it with --pairs")
+            continue
+        print(f"{case.name}: {case.title}", flush=True)
+        wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
+        results[case.name] = measure(
+            wanted, arguments.pairs, arguments.contestants, lambda text: print(text, flush=True)
+        )
+        print(table({case.name: results[case.name]}), flush=True)
+    if not arguments.only:
+        facts = {
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "trl": version("trl"),
+            "learning_rate": LEARNING_RATE,
+            "cases": results,
+        }
+        keep(file, facts)
+        write_page(RESULTS, PAGE)
+
+
+if __name__ == "__main__":
+    main()

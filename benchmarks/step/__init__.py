@@ -1,0 +1,1 @@
+"""One preference step through several toolkits: cases, workers, the operation bound, the page."""
