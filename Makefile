@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/veritune demo output=demo-run overwrite=true
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .
