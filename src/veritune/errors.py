@@ -167,6 +167,24 @@ class Problems:
         return "\n".join([*self.shown, *told])
 
 
+def unwritable_cache(folder: object, kept: str, error: OSError) -> SettingsError:
+    """The error of a cache folder into which nothing can be written.
+
+    Args:
+        folder: The folder.
+        kept: What is kept there, with its verb: "the tokens of the data are".
+        error: What the system says.
+    """
+    return SettingsError(
+        "the cache folder cannot be written",
+        where="cache",
+        got=str(folder),
+        why=f"{kept} kept there ({error})",
+        fix="set cache=…, or the environment variable VERITUNE_CACHE, to a folder that can be "
+        "written and has room",
+    )
+
+
 def shorten(value: object, limit: int = _MAX_SHOWN_CHARACTERS) -> str:
     """The value as Python would write it, on one line, cut in the middle when it is long."""
     text = repr(value)

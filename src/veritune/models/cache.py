@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from veritune.errors import ReferenceCacheError, SettingsError, VerituneWarning
+from veritune.errors import ReferenceCacheError, VerituneWarning, unwritable_cache
 
 _FORMAT = "2"
 KEY_BYTES = 16
@@ -128,13 +128,8 @@ class ReferenceCache:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise SettingsError(
-                "the cache folder cannot be written",
-                where="cache",
-                got=str(self.folder),
-                why=f"the reference's log-probabilities are kept there ({error})",
-                fix="set cache=…, or the environment variable VERITUNE_CACHE, to a folder that can "
-                "be written",
+            raise unwritable_cache(
+                self.folder, "the reference's log-probabilities are", error
             ) from error
 
     def add(self, entries: Mapping[bytes, Values]) -> None:

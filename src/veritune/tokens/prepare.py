@@ -23,7 +23,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from veritune.errors import DataError, SettingsError, VerituneError, VerituneWarning
+from veritune.errors import DataError, VerituneError, VerituneWarning, unwritable_cache
 from veritune.provenance import hash_files, versions
 from veritune.records.content import content_key
 from veritune.records.convert import convert_records
@@ -151,14 +151,7 @@ def prepare(
             shutil.rmtree(beside, ignore_errors=True)
             raise
     except OSError as error:
-        raise SettingsError(
-            "the cache folder cannot be written",
-            where="cache",
-            got=str(folder.parent),
-            why=f"the tokens of the data are kept there ({error})",
-            fix="set cache=…, or the environment variable VERITUNE_CACHE, to a folder that can be "
-            "written and has room",
-        ) from error
+        raise unwritable_cache(folder.parent, "the tokens of the data are", error) from error
     return Prepared(entry, folder, False, time.monotonic() - began)
 
 

@@ -209,9 +209,11 @@ class ObjectivePass:
         losses = torch.zeros(len(batch.indices), dtype=torch.float64)
         sums = MetricSums(card.data, self.objective.reward_scale)
         totals = torch.zeros(2, 2, dtype=torch.float64)
-        extent = torch.zeros(3, dtype=torch.float64)
-        extent[0] = sum(row.batch.num_tokens for row in prepared.rows)
-        extent[2] = sum(row.batch.num_data_tokens for row in prepared.rows)
+        largest = torch.zeros((), dtype=torch.float64)
+        tokens = torch.tensor(
+            [[row.batch.num_tokens, row.batch.num_data_tokens] for row in prepared.rows],
+            dtype=torch.float64,
+        ).reshape(-1, 2)
         for outcome in seen:
             losses[list(outcome.places)] = outcome.losses.cpu().double()
             data = detached(outcome.data, _CPU)
@@ -222,8 +224,8 @@ class ObjectivePass:
             if completion.reference is not None:
                 tolerance = completion.length.double().sqrt() * noise_tolerance(self.model, 1)
                 # `max` of Python would lose a nan.
-                extent[1] = torch.maximum(extent[1], (completion.log_ratio.abs() / tolerance).max())
-        return self._reduced(losses, sums, totals, extent, normalizer)
+                largest = torch.maximum(largest, (completion.log_ratio.abs() / tolerance).max())
+        return self._reduced(losses, sums, totals, tokens.sum(0), largest, normalizer)
 
     def _outcomes(
         self,
@@ -268,13 +270,14 @@ class ObjectivePass:
         losses: Tensor,
         sums: MetricSums,
         totals: Tensor,
-        extent: Tensor,
+        tokens: Tensor,
+        largest: Tensor,
         normalizer: int,
     ) -> PassResult:
         """One sum over ranks for everything that is logged."""
         ratios = torch.zeros(distributed.world_size(), dtype=torch.float64)
-        ratios[distributed.rank()] = extent[1]
-        sections = [losses, sums.totals.flatten(), totals.flatten(), extent[::2], ratios]
+        ratios[distributed.rank()] = largest
+        sections = [losses, sums.totals.flatten(), totals.flatten(), tokens, ratios]
         flat = torch.cat(sections)
         flat = distributed.global_sum(flat.to(self.model.device)).cpu()
         parts = torch.split(flat, [len(section) for section in sections])
