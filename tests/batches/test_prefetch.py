@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,3 +86,15 @@ def test_the_thread_ends_where_the_block_fails():
         raise ZeroDivisionError
 
     assert threading.active_count() == before
+
+
+def test_the_thread_computes_alone_and_leaves_the_cores_to_the_step():
+    before = torch.get_num_threads()
+    with Prefetch(torch.get_num_threads() for _ in range(2)) as numbers:
+        assert list(numbers) == [1, 1]
+    assert torch.get_num_threads() == before
+    found: list[int] = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [before]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
+import torch
+
 ItemT = TypeVar("ItemT")
 
 
@@ -15,6 +17,10 @@ class Prefetch(Generic[ItemT]):
     One thread makes them all, so they are what they would be without it, as long as the iterable
     shares nothing that changes with whoever takes them. What the iterable raises is raised behind
     the items before it. To be used in a `with`, whose end stops the thread.
+
+    The thread computes on one core. With a team of OpenMP of its own, however short its work, the
+    process would have more threads than cores, and OpenMP then lets every thread sleep between two
+    operations: a step on a processor took half as long again.
 
     Args:
         items: What is to be made ahead.
@@ -29,11 +35,15 @@ class Prefetch(Generic[ItemT]):
     def __init__(self, items: Iterable[ItemT], *, depth: int = 2) -> None:
         assert depth >= 1, "an item must have a place"
         self._ready: queue.Queue[tuple[ItemT] | BaseException | None] = queue.Queue(depth)
-        self._stopped = threading.Event()
+        self._stopped, self._is_alone = threading.Event(), threading.Event()
         self._is_over = False
         # A daemon, so that a program that fails elsewhere can end.
         self._thread = threading.Thread(target=self._make, args=(items,), daemon=True)
+        num_threads = torch.get_num_threads()
         self._thread.start()
+        self._is_alone.wait()
+        # The number that the thread chose for itself has become that of all later threads.
+        torch.set_num_threads(num_threads)
 
     def __iter__(self) -> Iterator[ItemT]:
         return self
@@ -73,6 +83,10 @@ class Prefetch(Generic[ItemT]):
                 self._thread.join(timeout=0.01)
 
     def _make(self, items: Iterable[ItemT]) -> None:
+        # A thread's first look at the number sets it; only what comes later stays.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._is_alone.set()
         last: BaseException | None = None
         try:
             for item in items:
