@@ -21,7 +21,7 @@ from veritune.tokens.dataset import TokenizedDataset
 from veritune.tokens.encode import TokenizedRecord
 from veritune.training.device_memory import in_words
 
-LARGEST_ROW = {"cpu": 4096, "cuda": 16384}
+LARGEST_ROW = {"cpu": 1024, "cuda": 16384}
 """Tokens of a row beyond which a device of this kind gains no speed."""
 
 USED_SHARE = 0.9
