@@ -134,6 +134,9 @@ def measure(
             if worker.error is None:
                 worker.read()
             worker.process.wait()
+            seen, given = _peer_tokens(worker.facts), _pair_tokens(groups)
+            if worker.error is None and seen not in (None, given):
+                worker.error = f"trains on {seen} tokens and not on {given}"
             if worker.error is not None:
                 show(f"  {worker.name}: {worker.error}")
                 show((folder / f"{worker.name}.log").read_text()[-2000:])
@@ -154,7 +157,6 @@ def measure(
                 "peak_bytes": worker.facts.get("peak_bytes"),
                 "seconds": worker.seconds[1:],
                 "losses": worker.facts.get("losses"),
-                "num_tokens": _peer_tokens(worker.facts),
             }
             for worker in workers
         },
@@ -192,8 +194,13 @@ def _counts(case: Case, in_order: list[Group]) -> list[dict[str, float]]:
     return counts
 
 
+def _pair_tokens(groups: list[Group]) -> int:
+    """Tokens of all groups as pairs: every prompt once a pair."""
+    return sum(prompt * (len(sizes) // 2) + sum(sizes) for prompt, sizes in groups)
+
+
 def _peer_tokens(facts: dict[str, Any]) -> int | None:
-    """Tokens of all rows as a peer has them, prompts once a pair."""
+    """The same as a peer counts them."""
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     return sum(sum(facts[name]) for name in names) if names[0] in facts else None
 

@@ -217,6 +217,15 @@ def _words(rng: random.Random, size: int, words: Sequence[str]) -> str:
     return "".join(f" {word}" for word in rng.choices(words, k=size))
 
 
+_TURNS = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Nothing behind the end of a turn: TRL would learn it too, and Veritune learns up to the end."""
+
+
 def write_model(case: Case, folder: Path, records: Path) -> Path:
     """A model folder of the case's shape with random weights, and a tokenizer for its records."""
     shape = SHAPES[case.shape]
@@ -240,6 +249,7 @@ def write_model(case: Case, folder: Path, records: Path) -> Path:
     if case.lengths is None:
         texts = _texts_of_pairs(records)
         tokenizer = byte_level_tokenizer(texts, vocab_size=shape.vocab)
+        tokenizer.chat_template = _TURNS
     else:
         tokenizer = _word_tokenizer(shape.vocab)
     return write_tiny_model(folder / "model", model, tokenizer)
