@@ -80,7 +80,8 @@ class Worker:
 def start(name: str, case: Case, task: dict[str, Any], log: Path) -> Worker:
     """Start a contestant and wait until it stands before its first step."""
     module, train = CONTESTANTS[name]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "TOKENIZERS_PARALLELISM": "true"}
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "true"}
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
