@@ -55,6 +55,14 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def computes_in_bf16() -> bool:
+    """Whether the device of this process is a GPU that multiplies in bfloat16 by itself.
+
+    Older ones do so in steps that take longer than float32.
+    """
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if dist.is_initialized():

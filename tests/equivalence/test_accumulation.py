@@ -19,7 +19,7 @@ from tiny_world import (
 
 from veritune.models.forward import CausalModel
 from veritune.objectives.catalog import CATALOG
-from veritune.training.step import ObjectivePass, PassResult
+from veritune.training.objective_pass import ObjectivePass, PassResult
 
 POLICY = lively_model(seed=1)
 # Float32 resolves 6e-8 of a log-probability. The steep slopes of density ratios magnify that, and

@@ -11,7 +11,7 @@ from run_world import World, largest_difference, lines, weights
 from transformers import AutoModelForCausalLM
 
 from veritune.models.forward import CausalModel
-from veritune.training.step import ObjectivePass
+from veritune.training.objective_pass import ObjectivePass
 
 LORA = "{rank: 4, alpha: 16}"
 

@@ -9,7 +9,8 @@ from run_world import World, largest_difference, lines
 
 from veritune.batches.loader import GlobalBatch
 from veritune.models.forward import CausalModel
-from veritune.training.step import PreparedBatch, TrainingStep
+from veritune.training.objective_pass import PreparedBatch
+from veritune.training.step import TrainingStep
 
 
 def comparable(run: Path, ignoring: Sequence[str]) -> list[dict[str, Any]]:

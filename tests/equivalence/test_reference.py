@@ -31,7 +31,8 @@ from veritune.models.forward import CausalModel
 from veritune.models.tiny import byte_level_tokenizer, tiny_model, write_tiny_model
 from veritune.objectives.catalog import CATALOG
 from veritune.tokens.encode import TokenizedRecord
-from veritune.training.step import ObjectivePass, TrainingStep
+from veritune.training.objective_pass import ObjectivePass
+from veritune.training.step import TrainingStep
 
 
 class Live:

@@ -18,7 +18,7 @@ from tiny_world import (
 from veritune.batches.loader import GlobalBatch
 from veritune.evaluation.held_out import HeldOut
 from veritune.objectives.catalog import CATALOG
-from veritune.training.step import ObjectivePass
+from veritune.training.objective_pass import ObjectivePass
 
 POLICY = lively_model(seed=1)
 NEAR, FAR = (perturbed(POLICY, size, seed=5) for size in (0.004, 0.05))

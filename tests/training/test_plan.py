@@ -15,8 +15,8 @@ from veritune.records.kinds import Origin, TokenIds, Unpaired
 from veritune.tokens.dataset import TokenizedDataset, tokenize
 from veritune.tokens.encode import TextEncoder
 from veritune.training.loop import TrainingConfig
+from veritune.training.objective_pass import ObjectivePass, mismatched_group
 from veritune.training.plan import groups_to_score, plan_run, whole_set
-from veritune.training.step import ObjectivePass, mismatched_group
 
 LIMIT = 64
 BOS = 7

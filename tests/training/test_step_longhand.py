@@ -22,9 +22,9 @@ from tiny_world import (
 
 from veritune.models.forward import CausalModel
 from veritune.objectives.catalog import CATALOG
-from veritune.training import step
+from veritune.training import objective_pass
 from veritune.training.forms import GlobalFacts
-from veritune.training.step import ObjectivePass, PassResult
+from veritune.training.objective_pass import ObjectivePass, PassResult
 
 POLICY = lively_model(seed=1)
 NEAR, FAR = (perturbed(POLICY, size, seed=5) for size in (0.004, 0.05))
@@ -167,7 +167,9 @@ def test_the_comparison_sees_that(
 def test_the_comparison_sees_completions_that_are_not_mismatched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "mismatched_group", lambda dataset, index, partner: dataset[index])
+    monkeypatch.setattr(
+        objective_pass, "mismatched_group", lambda dataset, index, partner: dataset[index]
+    )
     with pytest.raises(AssertionError):
         compare("kto", tmp_path).check()
 

@@ -12,8 +12,9 @@ from veritune.errors import StepZeroError
 from veritune.logprobs import UnpairedLogProbs
 from veritune.models.forward import CausalModel
 from veritune.objectives.catalog import CATALOG
-from veritune.training import step
-from veritune.training.step import ObjectivePass, assert_step_zero
+from veritune.training import objective_pass, step_zero
+from veritune.training.objective_pass import ObjectivePass
+from veritune.training.step_zero import assert_step_zero
 
 MODEL = lively_model(seed=4)
 WITH_REFERENCE = [name for name in FROM_RECORDS if CATALOG[name].needs_reference]
@@ -41,8 +42,9 @@ def test_the_tolerance_of_the_loss_covers_what_rounding_does_to_log_ratios(
 ) -> None:
     """With log-ratios at half their tolerance, as in bfloat16, a sound run is not stopped."""
     ours, batch = world(name, tmp_path)
-    monkeypatch.setattr(step, "noise_tolerance", lambda model, tokens: 0.1 * tokens**0.5)
-    sums = step.sum_by_completion
+    for module in (objective_pass, step_zero):
+        monkeypatch.setattr(module, "noise_tolerance", lambda model, tokens: 0.1 * tokens**0.5)
+    sums = objective_pass.sum_by_completion
     generator = torch.Generator().manual_seed(0)
 
     def noisy(tokens: Any, owner: Any, num_completions: int) -> Any:
@@ -50,7 +52,7 @@ def test_the_tolerance_of_the_loss_covers_what_rounding_does_to_log_ratios(
         lengths = torch.bincount(owner, minlength=num_completions)
         return sums(tokens, owner, num_completions) + 0.1 * lengths.sqrt() * noise
 
-    monkeypatch.setattr(step, "sum_by_completion", noisy)
+    monkeypatch.setattr(objective_pass, "sum_by_completion", noisy)
     found = assert_step_zero(ours, batch, reference_is_policy=True)
     assert 0.1 < found["log_ratio_over_tolerance"] <= 1
     assert found["loss"] != pytest.approx(found["expected_loss"], rel=1e-6)
@@ -87,7 +89,7 @@ def test_step_zero_stops_when_labels_are_turned_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, batch = world("rdro", tmp_path)
-    assemble = step.assemble
+    assemble = objective_pass.assemble
 
     def turned(*arguments: Any) -> Any:
         data = assemble(*arguments)
@@ -97,7 +99,8 @@ def test_step_zero_stops_when_labels_are_turned_around(
             return data
         return dataclasses.replace(data, desirable=~data.desirable)
 
-    monkeypatch.setattr(step, "assemble", turned)
+    for module in (objective_pass, step_zero):
+        monkeypatch.setattr(module, "assemble", turned)
     with pytest.raises(StepZeroError, match="not the one its card states"):
         assert_step_zero(ours, batch, reference_is_policy=True)
 

@@ -11,8 +11,9 @@ from tiny_world import batch_of, gradients, lively_model, make_pass, perturbed, 
 from veritune.batches.loader import GlobalBatch
 from veritune.errors import NonFiniteLossError
 from veritune.training import step as step_module
+from veritune.training.objective_pass import ObjectivePass
 from veritune.training.optimizer import OptimizerConfig, build_optimizer
-from veritune.training.step import ObjectivePass, TrainingStep
+from veritune.training.step import TrainingStep
 
 POLICY = lively_model(seed=1)
 CONFIG = OptimizerConfig(

@@ -23,7 +23,7 @@ from veritune.logprobs import (
     UnpairedLogProbs,
 )
 from veritune.tokens.dataset import TokenizedDataset
-from veritune.training.step import Objective
+from veritune.training.objective_pass import Objective
 
 
 class Measured(NamedTuple):

@@ -18,7 +18,7 @@ from veritune.objectives.catalog import CATALOG, find_card, settings_of
 from veritune.records.kinds import Origin
 from veritune.tokens.dataset import TokenizedDataset
 from veritune.tokens.encode import TokenizedRecord
-from veritune.training.step import Objective, ObjectivePass, mismatched_group
+from veritune.training.objective_pass import Objective, ObjectivePass, mismatched_group
 
 FROM_RECORDS = [name for name, card in CATALOG.items() if not card.takes_samples]
 """Objectives that train from a file of records."""

@@ -77,7 +77,7 @@ def show_memory(
         "rows": f"up to {plan.rows.tokens_per_row:,} tokens{recomputed}",
     }
     if not fits:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        has_bf16 = distributed.computes_in_bf16()
         found = changes(planner, plan, available, settings.config, has_bf16=has_bf16)
         ways = [f"{words} ({in_words(lower.total)})" for words, lower in found]
         facts["to change"] = f"\n{' ' * len('to change')}  and ".join(ways)

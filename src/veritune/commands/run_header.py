@@ -97,6 +97,7 @@ def _training_in_words(config: TrainConfig, model: CausalModel, plan: RunPlan) -
         f"{plan.total_steps} steps of {config.train.batch_size} records, learning rate "
         f"{config.train.learning_rate:g}, {model.precision}, {trained}, {processes} "
         f"process{'es' if processes > 1 else ''} on {model.device.type}"
+        + (", compiled" if config.train.compiles(model.device, plan.total_steps) else "")
     )
 
 

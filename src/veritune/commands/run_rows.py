@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from veritune import distributed
 from veritune.commands.display import Display
 from veritune.commands.train_settings import TrainConfig
@@ -164,7 +162,7 @@ def settle_rows(
                 checkpointing=train.gradient_checkpointing,
             )
         if available is not None:
-            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            has_bf16 = distributed.computes_in_bf16()
             refuse_too_large(planner, plan, available, model.hf.config, has_bf16=has_bf16)
     except NotRehearsedError:
         return rows

@@ -23,6 +23,7 @@ from veritune.errors import RunFolderError, SettingsError
 from veritune.evaluation.held_out import HeldOut
 from veritune.models.adapters import attach_adapter, save_adapter
 from veritune.models.cache import ReferenceCache, default_cache_folder
+from veritune.models.compiled import compile_layers
 from veritune.models.forward import CausalModel
 from veritune.models.legality import settle_sharing
 from veritune.models.load import (
@@ -51,6 +52,7 @@ from veritune.tokens.encode import TextEncoder, TokenizedRecord
 from veritune.training.checkpoint import Position, read_checkpoint
 from veritune.training.log import RunLog
 from veritune.training.loop import run_loop
+from veritune.training.objective_pass import Objective, ObjectivePass
 from veritune.training.optimizer import build_optimizer
 from veritune.training.plan import RunPlan, Streams, groups_to_score, plan_run, whole_set
 from veritune.training.run_folder import (
@@ -60,7 +62,8 @@ from veritune.training.run_folder import (
     open_run_folder,
     read_provenance,
 )
-from veritune.training.step import Objective, ObjectivePass, TrainingStep, assert_step_zero
+from veritune.training.step import TrainingStep
+from veritune.training.step_zero import assert_step_zero
 
 Measurement = Callable[[CausalModel, int], Mapping[str, float] | None]
 
@@ -158,6 +161,9 @@ def train(
         peft_model = attach_adapter(hf_model, config.adapter, seed=seed)
     if rows.settings.checkpoint_every is not None:
         checkpoint_activations(hf_model, every=rows.settings.checkpoint_every)
+    # Behind the scoring, so that the check of the first step holds compiled layers against others.
+    if config.train.compiles(model.device, plan.total_steps):
+        compile_layers(hf_model, is_optional=config.train.compile == "auto")
     rows = try_rows(rows, config, model, data.training, display)
     step = TrainingStep(
         ObjectivePass(model, objective, data.training, reference, rows.settings.tokens_per_row),

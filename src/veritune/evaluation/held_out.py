@@ -10,7 +10,7 @@ from veritune.config import Config
 from veritune.errors import SettingsError
 from veritune.ranges import OpenFraction, PositiveInt
 from veritune.records.read import DataConfig
-from veritune.training.step import ObjectivePass
+from veritune.training.objective_pass import ObjectivePass
 
 
 class EvaluationConfig(Config):

@@ -13,7 +13,7 @@ from veritune.errors import DataError
 from veritune.tokens.dataset import TokenizedDataset, View
 from veritune.tokens.encode import TokenizedRecord
 from veritune.training.loop import TrainingConfig
-from veritune.training.step import Objective, mismatched_group
+from veritune.training.objective_pass import Objective, mismatched_group
 
 Streams = list[tuple[TokenizedDataset, Iterable[GlobalBatch]]]
 """Data sets, and the batches that are made of them."""
