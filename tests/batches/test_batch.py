@@ -39,6 +39,17 @@ def test_on_another_device_every_tensor_is_there(make_group: Make, layout: Calla
             assert getattr(moved.plan, name) == getattr(batch.plan, name)
 
 
+@pytest.mark.parametrize("layout", [pack, pad, partial(pack, multiple_of=16)])
+def test_every_tensor_has_a_place_in_memory_for_each_element(
+    make_group: Make, layout: Callable[..., Batch]
+):
+    """What is spread over several places cannot be pinned for the way to a GPU."""
+    batch = layout([make_group(3, [2, 3]), make_group(2, [1])], [0, 1])
+    for field in fields(Batch):
+        value = getattr(batch, field.name)
+        assert not isinstance(value, Tensor) or value.is_contiguous(), field.name
+
+
 def test_on_its_own_device_a_batch_is_itself(make_group: Make):
     batch = pack([make_group(3, [2, 3])], [0])
 

@@ -155,7 +155,7 @@ def test_a_row_of_mixed_kinds_keeps_its_order(make_group: Make):
 
 
 def test_the_tensors_of_a_plan_say_what_its_segments_say(make_group: Make):
-    plan = pack([make_group(3, [3, 1, 2]), make_group(2, [2])], [0, 1]).plan
+    plan = pack([make_group(3, [3, 1, 2]), make_group(2, [2, 1])], [0, 1]).plan
 
     assert plan is not None
     assert plan.segments == (
@@ -201,6 +201,19 @@ def test_a_row_is_filled_up_behind_what_is_predicted(make_group: Make, shares_pr
     exact = pack(groups, [0, 1], shares_prefix=shares_prefix, multiple_of=size)
     assert exact.plan is not None
     assert exact.plan.segments == plain.plan.segments
+
+
+def test_one_completion_shares_nothing_and_is_one_segment(make_group: Make):
+    groups = [make_group(3, [4]), make_group(2, [1]), make_group(2, [2, 3])]
+
+    row = pack(groups, [0, 1, 2])
+
+    assert row.plan is not None
+    assert row.plan.segments[:2] == (Segment(0, 6, 0, 0), Segment(6, 2, 6, 0))
+    assert [(s.start, s.length) for s in row.plan.segments[2:]] == [(8, 2), (10, 1), (11, 2)]
+    assert predictions_of_packed(row) == predictions_of_packed(
+        pack(groups, [0, 1, 2], shares_prefix=False)
+    )
 
 
 sizes = st.lists(st.integers(1, 50), max_size=40)

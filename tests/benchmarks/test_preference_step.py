@@ -105,6 +105,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
     return {
         "title": "made up",
         "completions": 2,
+        "adapter": False,
         "contestants": contestants,
         "matrix_rates": [1e9, 1e9],
         "steps": [{"tokens": 300, "operations": 5e8}, {"tokens": 600, "operations": 1e9}],
@@ -120,6 +121,8 @@ def test_ratios_are_taken_step_by_step_and_against_the_bound() -> None:
     assert found.over_bound == 2.0
     assert found.memory("trl") == 0.25
     assert found.curve == pytest.approx(5e-4)
+    assert measured("made-up", made_up(adapter=True)).curve is None
+    assert measured("made-up", made_up(completions=4)).curve is None
     assert "4.00 times the rate" in table({"made-up": made_up()})
 
 

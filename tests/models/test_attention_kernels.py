@@ -85,7 +85,7 @@ def test_a_kernel_gives_a_dense_masked_softmax(
     for leaf in leaves:
         leaf.requires_grad_(has_gradient)
 
-    found = attention._KERNELS[kernel](*leaves, batch.plan, ScoreRule(0.4, window))
+    found = attention.KERNELS[kernel](*leaves, batch.plan, ScoreRule(0.4, window))
     mask = mask_of(groups, batch, window)
     expected = dense_attention(*leaves, mask, 0.4, None, None)
 
@@ -113,7 +113,7 @@ def test_bounds_and_sinks_are_carried_out(row: Any, kernel: Any, has_sinks: bool
     leaves = [leaf.float() for leaf in states(batch, 4, 2, 16, 16)]
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0]) if has_sinks else None
 
-    found = attention._KERNELS[kernel](*leaves, batch.plan, ScoreRule(0.4, 3, 2.0, sinks))
+    found = attention.KERNELS[kernel](*leaves, batch.plan, ScoreRule(0.4, 3, 2.0, sinks))
     expected = dense_attention(*leaves, mask_of(groups, batch, 3), 0.4, 2.0, sinks)
 
     used = batch.num_data_tokens
@@ -353,3 +353,39 @@ def test_a_batch_on_this_gpu_is_the_batch(make_groups: Make):
     assert moved.plan is not None
     assert torch.equal(moved.input_ids.cpu(), batch.input_ids)
     assert torch.equal(moved.plan.key_ends.cpu(), batch.plan.key_ends)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 40, 1000])
+def test_tiles_of_the_flexible_kernel_are_those_in_which_something_is_seen(
+    make_groups: Make, monkeypatch: pytest.MonkeyPatch, window: int | None
+):
+    monkeypatch.setattr(attention_kernels, "_TILE", 8)
+    groups = make_groups(
+        [(40, (5, 33, 1)), (3, (20, 30)), (70, (2,)), (1, (1, 90)), (17, (16, 16, 40))]
+    )
+    batch = pack(groups, range(len(groups)), multiple_of=8)
+    assert batch.plan is not None
+
+    found = attention_kernels._make_block_mask(batch.plan, window, CPU)
+
+    size = batch.num_tokens // 8
+    mask = mask_of(groups, batch, window)
+    filling = torch.arange(batch.num_data_tokens, batch.num_tokens)
+    mask[filling[:, None], filling] = filling[:, None] >= filling
+    if window is not None:
+        mask[filling[:, None], filling] &= filling[:, None] - filling < window
+    tiles = mask.view(size, 8, size, 8).transpose(1, 2).flatten(2)
+    partly, fully = torch.zeros(2, size, size, dtype=torch.bool)
+    for marked, counts, places in (
+        (partly, found.kv_num_blocks, found.kv_indices),
+        (fully, found.full_kv_num_blocks, found.full_kv_indices),
+    ):
+        for query, count in enumerate(counts[0, 0].tolist()):
+            marked[query, places[0, 0, query, :count]] = True
+    assert not (partly & fully).any()
+    assert torch.equal(partly | fully, tiles.any(-1))
+    assert not (fully & ~tiles.all(-1)).any()
+    # Not marked are tiles over the end of a prompt and the beginning of what stands behind it.
+    assert fully.sum() > (0.8 * tiles.all(-1).sum() if window is None else -1)
+    query, key = torch.meshgrid(torch.arange(len(mask)), torch.arange(len(mask)), indexing="ij")
+    assert torch.equal(found.mask_mod(0, 0, query, key), mask)

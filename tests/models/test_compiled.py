@@ -96,3 +96,7 @@ def test_on_this_gpu_compiled_layers_are_the_layers(make_model: Make, make_group
     compile_layers(model.hf)
     for groups, correct in zip(rows, expected, strict=True):
         assert (gradient(groups) - correct).norm() < 0.05 * correct.norm()
+
+
+def test_a_model_without_decoder_layers_may_stay_as_it_is():
+    assert compile_layers(torch.nn.Linear(2, 2), is_optional=True) == 0

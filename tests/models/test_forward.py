@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from veritune.models.adapters import AdapterConfig, attach_adapter
 from veritune.models.forward import CausalModel, common_length_mask, sum_by_completion
+from veritune.models.head import PART_BYTES
 from veritune.models.reference import noise_tolerance
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
@@ -276,7 +277,7 @@ def test_a_head_through_its_module_runs_in_chunks(
     many = groups * 4
     with torch.no_grad():
         whole = sums_of(model, many)
-    monkeypatch.setattr("veritune.models.forward.CHUNK_BYTES", 1)
+    monkeypatch.setitem(PART_BYTES, "cpu", 1)
     sizes: list[int] = []
     model.head.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
 
@@ -357,3 +358,20 @@ def test_the_common_length_of_a_pair_is_that_of_its_shorter_completion():
         *(1, 1), *(1, 1),
         *(1,), *(1, 0, 0, 0),
     ]  # fmt: skip
+
+
+def test_rows_for_a_gpu_are_filled_up_and_give_the_same(make_model: Make, groups: Groups):
+    hf_model = make_model("llama")
+    here, there = (CausalModel(hf_model, device_type=kind) for kind in ("cpu", "cuda"))
+    rows = [model.batch(groups, range(len(groups))) for model in (here, there)]
+    assert rows[1].num_tokens % 128 == 0
+    assert rows[0].num_data_tokens == rows[1].num_data_tokens == rows[0].num_tokens
+    torch.testing.assert_close(here.token_logprobs(rows[1]), here.token_logprobs(rows[0]))
+
+
+def test_a_gpu_keeps_more_logits_at_a_time(make_model: Make):
+    hf_model = make_model("llama")
+    here, there = (CausalModel(hf_model, device_type=kind) for kind in ("cpu", "cuda"))
+    vocabulary = len(hf_model.get_output_embeddings().weight)
+    assert here.targets_at_once == PART_BYTES["cpu"] // (4 * vocabulary)
+    assert there.targets_at_once == PART_BYTES["cuda"] // (4 * vocabulary)

@@ -38,8 +38,8 @@ def test_the_kernels_give_what_the_plain_passes_give(
     targets = torch.randint(0, 53, (50,), generator=draw)
     leaves = [hidden] + ([weight] if trains_head else []) + ([bias] * (trains_head and has_bias))
     # Two parts of rows and four of the vocabulary.
-    limits = head_tiles._LIMITS["cpu"]._replace(rows=40)
-    monkeypatch.setitem(head_tiles._LIMITS, "cpu", limits)
+    limits = head_tiles.LIMITS["cpu"]._replace(rows=40)
+    monkeypatch.setitem(head_tiles.LIMITS, "cpu", limits)
     monkeypatch.setattr(head_tiles, "MIN_COLUMNS", 16)
     monkeypatch.setattr(head, "_operand", lambda hidden, weight: operand)
 

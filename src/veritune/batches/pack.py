@@ -72,14 +72,16 @@ def pack(
     for group in groups:
         num_prompt = len(group.prompt)
         prompt_start = cursor
-        if shares_prefix:
+        # With one completion there is nothing to share, and one segment costs less than two.
+        shares = shares_prefix and len(group.completions) > 1
+        if shares:
             ids.append(group.prompt)
             positions.append(np.arange(num_prompt))
             segments.append(Segment(cursor, num_prompt, cursor, 0))
             cursor += num_prompt
         for completion in group.completions:
             inputs = completion.ids[:-1]
-            if shares_prefix:
+            if shares:
                 # A completion of one token is predicted by the prompt and is no input.
                 if len(inputs):
                     segments.append(Segment(cursor, len(inputs), prompt_start, num_prompt))

@@ -38,7 +38,7 @@ def pad(groups: Sequence[TokenizedRecord], indices: Sequence[int], *, pad_id: in
         owners.append(int(completion.bears_loss.sum()))
     return Batch(
         input_ids=torch.from_numpy(ids),
-        positions=torch.arange(width).expand(len(rows), width),
+        positions=torch.arange(width).repeat(len(rows), 1),
         attention_mask=torch.from_numpy(mask),
         plan=None,
         source=torch.from_numpy(np.concatenate(source)),

@@ -31,13 +31,15 @@ def _outside_graphs(kernel: Kernel) -> Kernel:
     return outside
 
 
-_KERNELS: dict[KernelName, Kernel] = {
+KERNELS: dict[KernelName, Kernel] = {
     "blocks": _outside_graphs(kernels.blocks),
     "varlen": kernels.varlen_attention,
     "flash": kernels.flash_attention,
     "flex": kernels.flexible_attention,
     "loop": _outside_graphs(kernels.loop_attention),
 }
+"""What each name stands for."""
+
 # Head sizes that kernels are made for; a head takes the next one.
 _SIZES = (32, 64, 96, 128, 192, 256, 512)
 _MAX_FLASH_SIZE = 256
@@ -118,7 +120,7 @@ def segment_attention(
         name = kernel_in_use(
             query.device, query.dtype, _size(query, value), softcap is not None, s_aux is not None
         )
-    return _KERNELS[name](query, key, value, plan, rule), None
+    return KERNELS[name](query, key, value, plan, rule), None
 
 
 def kernels_for(demands: Demands, offers: Offers) -> tuple[KernelName, ...]:
@@ -232,7 +234,7 @@ def _difference(name: KernelName, demands: Demands, plan: SegmentPlan, window: i
         return [out, *torch.autograd.grad(out, leaves, upstream.to(dtype))]
 
     with torch.autocast(demands.device.type, enabled=False):
-        found = results(_KERNELS[name], demands.dtype)
+        found = results(KERNELS[name], demands.dtype)
         expected = results(kernels.loop_attention, torch.float32)
     errors = [
         (one.float() - other).norm() / other.norm()

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import (
     AuxRequest,
     BlockMask,
-    create_block_mask,
     flex_attention,
 )
 from torch.nn.attention.varlen import varlen_attn
@@ -35,6 +34,7 @@ from veritune.models.attention_blocks import block_attention
 
 # Its arguments differ by version of torch.
 varlen: Any = varlen_attn
+_TILE = 128
 _VARLEN_ARGUMENTS = frozenset(inspect.signature(varlen).parameters)
 
 HAS_VARLEN = {"scale", "window_size"} <= _VARLEN_ARGUMENTS
@@ -276,6 +276,7 @@ def _block_mask(plan: SegmentPlan, window: int | None, device: torch.device) -> 
 
 
 def _make_block_mask(plan: SegmentPlan, window: int | None, device: torch.device) -> BlockMask:
+    """Tiles that hold a key that is seen; the library's own way looks at tokens x tokens."""
     lengths = torch.tensor([segment.length for segment in plan.segments])
 
     def of_each_token(values: list[int]) -> Tensor:
@@ -289,9 +290,23 @@ def _make_block_mask(plan: SegmentPlan, window: int | None, device: torch.device
     widest = num_tokens if window is None else window
     # A key of the prefix lies further back in the row than in the sequence.
     gap = start - prefix_stop
-    return create_block_mask(
+    # Rows: tiles of queries; columns: tiles of keys.
+    partly, fully = torch.zeros(2, *[-(-num_tokens // _TILE)] * 2, dtype=torch.bool)
+    for segment in plan.segments:
+        _mark_tiles(segment, widest, partly, fully, sees_all=window is None)
+    partly &= ~fully
+
+    def places(tiles: Tensor) -> tuple[Tensor, Tensor]:
+        counts = tiles.sum(-1, dtype=torch.int32)
+        first = tiles.int().argsort(dim=-1, descending=True, stable=True).int()
+        return counts[None, None].to(device), first[None, None].to(device)
+
+    return BlockMask.from_kv_blocks(
+        *places(partly),
+        *places(fully),
+        BLOCK_SIZE=_TILE,
         # A lambda, because the library counts a function's arguments and traces it.
-        lambda batch, head, query, key: (
+        mask_mod=lambda batch, head, query, key: (
             ((key >= start[query]) & (key <= query) & (query - key < widest))
             | (
                 (key >= prefix_start[query])
@@ -299,9 +314,23 @@ def _make_block_mask(plan: SegmentPlan, window: int | None, device: torch.device
                 & (query - key - gap[query] < widest)
             )
         ),
-        None,
-        None,
-        num_tokens,
-        num_tokens,
-        device=device,
+        seq_lengths=(num_tokens, num_tokens),
     )
+
+
+def _mark_tiles(
+    segment: Segment, widest: int, partly: Tensor, fully: Tensor, *, sees_all: bool
+) -> None:
+    """Mark the tiles in which a segment's queries see some key, and those in which all see all."""
+    stop = segment.start + segment.length
+    prefix_stop = segment.prefix_start + segment.prefix_length
+    for tile in range(segment.start // _TILE, -(-stop // _TILE)):
+        first, last = max(segment.start, tile * _TILE), min(stop, (tile + 1) * _TILE) - 1
+        own = max(segment.start, first - widest + 1)
+        partly[tile, own // _TILE : last // _TILE + 1] = True
+        before = max(segment.prefix_start, prefix_stop - (widest - 1 - (first - segment.start)))
+        if before < prefix_stop:
+            partly[tile, before // _TILE : -(-prefix_stop // _TILE)] = True
+        if sees_all and last - first == _TILE - 1:
+            fully[tile, -(-segment.start // _TILE) : tile] = True
+            fully[tile, -(-segment.prefix_start // _TILE) : prefix_stop // _TILE] = True

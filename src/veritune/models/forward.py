@@ -19,13 +19,16 @@ from veritune.batches.batch import Batch
 from veritune.batches.pack import pack, row_tokens
 from veritune.batches.pad import pad
 from veritune.models.attention import SEGMENTS
-from veritune.models.head import CHUNK_BYTES, LogitTransform, linear_logprobs
+from veritune.models.head import BUDGET_BYTES, PART_BYTES, LogitTransform, linear_logprobs
 from veritune.tokens.encode import TokenizedRecord
 
 Sharing = Literal["shared", "packed", "padded"]
 """How groups are laid out: prompts shared in packed rows; packed without sharing; padded rows."""
 
 Precision = Literal["fp32", "bf16"]
+
+_ROW_MULTIPLE = {"cpu": 1, "cuda": 128}
+"""Packed rows are filled up to a multiple of so many tokens, in which a device's kernels work."""
 
 
 class CausalModel:
@@ -37,6 +40,8 @@ class CausalModel:
         precision: bf16 computes layers in bfloat16 from float32 weights; log-probabilities are
             float32 in either case.
         temperature: Logits are divided by it before the softmax.
+        device_type: The kind of device that rows and parts of the head are cut for; None is the one
+            that the model is on.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class CausalModel:
         sharing: Sharing = "shared",
         precision: Precision = "fp32",
         temperature: float = 1.0,
+        device_type: str | None = None,
     ) -> None:
         self.hf = hf_model
+        self._device_type = device_type or self.device.type
         self.precision: Precision = precision
         self.transform = _logit_transform(hf_model.config, temperature)
         self._stock_attention = _stock_attention(hf_model)
@@ -98,7 +105,9 @@ class CausalModel:
         """Groups as one batch, in the layout that the model bears."""
         if self.sharing == "padded":
             return pad(groups, indices)
-        return pack(groups, indices, shares_prefix=self.sharing == "shared")
+        shares_prefix = self.sharing == "shared"
+        multiple = _ROW_MULTIPLE.get(self._device_type, 1)
+        return pack(groups, indices, shares_prefix=shares_prefix, multiple_of=multiple)
 
     def predicting_states(self, batch: Batch) -> Float[Tensor, "R D"]:
         """The last hidden states that predict the targets of a batch."""
@@ -125,7 +134,12 @@ class CausalModel:
         # Says what products are computed in where a device computes them in low precision.
         with self._autocast():
             return linear_logprobs(
-                states, head.weight, targets, bias=head.bias, transform=self.transform
+                states,
+                head.weight,
+                targets,
+                bias=head.bias,
+                transform=self.transform,
+                budget_bytes=BUDGET_BYTES.get(self._device_type),
             )
 
     @property
@@ -134,7 +148,14 @@ class CausalModel:
         head: Any = self.head
         if not self._head_is_linear or not head.weight.requires_grad:
             return None
-        return max(1, CHUNK_BYTES // (4 * int(head.weight.shape[0])))
+        is_low = self.precision == "bf16" or head.weight.dtype is torch.bfloat16
+        # On a CPU the head multiplies in float32 whatever the layers do.
+        bytes_each = 2 if is_low and self.device.type != "cpu" else 4
+        return max(1, self._part_bytes // (bytes_each * int(head.weight.shape[0])))
+
+    @property
+    def _part_bytes(self) -> int:
+        return PART_BYTES.get(self._device_type, PART_BYTES["cpu"])
 
     @property
     def _head_is_linear(self) -> bool:
@@ -156,7 +177,7 @@ class CausalModel:
 
     def _logprobs_by_module(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         """The general way: call the head on chunks of rows, and again in the backward pass."""
-        rows = max(128, CHUNK_BYTES // (4 * self.hf.config.get_text_config().vocab_size))
+        rows = max(128, self._part_bytes // (4 * self.hf.config.get_text_config().vocab_size))
 
         def chunk(states: Tensor, wanted: Tensor) -> Tensor:
             with self._autocast():

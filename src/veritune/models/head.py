@@ -21,8 +21,8 @@ from veritune.models.head_tiles import Tile, TiledLogits, add_product
 BUDGET_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """What the head keeps for its backward pass at most, by type of device, unless told otherwise."""
 
-CHUNK_BYTES = 64 * 2**20
-"""Size of the logits that exist at a time where a head is called as a module."""
+PART_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""Logits that exist at a time, by type of device, where a step goes through the head in parts."""
 
 HeadMode = Literal["values", "frozen", "kept", "recomputed"]
 """What is kept for the backward pass, see `head_mode`."""

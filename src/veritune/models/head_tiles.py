@@ -22,7 +22,9 @@ Places = tuple[Tensor, Tensor]
 """Rows and columns of a tile whose entries belong to targets."""
 
 
-class _Limits(NamedTuple):
+class Limits(NamedTuple):
+    """What bounds a tile; the smallest of them does."""
+
     rows: int
     columns: int
     tile_bytes: int
@@ -30,12 +32,13 @@ class _Limits(NamedTuple):
     """Elements of the weight's rows that belong to a tile."""
 
 
-_LIMITS = {
+LIMITS = {
     # A tile stays in the caches of two cores or more between its product and the passes over it.
-    "cpu": _Limits(rows=1024, columns=2**16, tile_bytes=2**22, block=2**23),
+    "cpu": Limits(rows=1024, columns=2**16, tile_bytes=2**22, block=2**23),
     # A program of a kernel holds a row of a tile in its registers.
-    "cuda": _Limits(rows=8192, columns=8192, tile_bytes=2**28, block=2**26),
+    "cuda": Limits(rows=8192, columns=8192, tile_bytes=2**28, block=2**26),
 }
+"""By type of device."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class TiledLogits:
 
     def __post_init__(self) -> None:
         device = self.hidden.device.type
-        limits = _LIMITS.get(device, _LIMITS["cuda"])
+        limits = LIMITS.get(device, LIMITS["cuda"])
         vocabulary, width = self.weight.shape
         self.rows = _parts(len(self.targets), limits.rows)
         rows = max(1, self.rows[0].stop)

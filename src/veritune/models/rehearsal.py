@@ -30,7 +30,7 @@ from veritune.models.load import checkpoint_activations, empty_hf_model
 from veritune.records.kinds import Origin
 from veritune.tokens.encode import TokenizedCompletion, TokenizedRecord
 
-_OUTLINED_TARGETS = 2048
+_OUTLINED_TARGETS = 4096
 """Most targets that the head of a skeleton sees; with more it would take minutes and no more."""
 
 _TILE_BYTES = 2**26
@@ -138,7 +138,9 @@ class Skeleton:
         """
         name = (shape, num_tokens, precision, sharing, checkpoint_every, backward)
         if name not in self._known:
-            model = CausalModel(self._hf, precision=precision, sharing=sharing)
+            model = CausalModel(
+                self._hf, precision=precision, sharing=sharing, device_type=self._device_type
+            )
             groups = made_up_groups(shape, num_tokens, model)
             row = Row.of(model, groups).outlined()
             try:
@@ -278,7 +280,7 @@ def _outlined(device_type: str) -> Iterator[None]:
         out: Tensor = _OutlinedAttention.apply(query, key, value, plan, gathers)  # type: ignore[no-untyped-call]
         return out
 
-    kernels, limits = attention._KERNELS, head_tiles._LIMITS
+    kernels, limits = attention.KERNELS, head_tiles.LIMITS
     before, limits_before = dict(kernels), dict(limits)
     limits["cpu"] = limits["cuda"]._replace(columns=2**30, tile_bytes=_TILE_BYTES, block=2**62)
     kernels["blocks"] = outline
