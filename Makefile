@@ -58,7 +58,7 @@ peers: $(PEERS_STAMP)
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python benchmarks/peers_under_laws.py
 
 bench: $(PEERS_STAMP)
-	$(PEERS)/bin/python benchmarks/preference_step.py
+	$(PEERS)/bin/python benchmarks/preference_step.py $(if $(PAIRS),--pairs $(PAIRS))
 
 format: setup
 	$(BIN)/ruff check --fix --quiet . || true

@@ -1,6 +1,6 @@
 """One preference step through Veritune and TRL's DPOTrainer, in turns; writes docs/performance.md.
 
-make bench                                   every case, in an environment of its own
+make bench PAIRS=pairs.jsonl                 every case, in an environment of its own
 preference_step.py --list                    names of the cases
 preference_step.py --only tldr --steps 3     some of them, printed and not kept
 preference_step.py --render                  docs/performance.md from the stored results
@@ -32,7 +32,6 @@ from veritune.batches.order import RecordOrder
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
-PAIRS = HERE.parents[1] / "shared" / "data" / "preferences" / "pairs.jsonl"
 LEARNING_RATE = 1e-4
 CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "veritune": ("step.veritune_worker", {}),
@@ -97,7 +96,7 @@ def start(name: str, case: Case, task: dict[str, Any], log: Path) -> Worker:
 
 
 def measure(
-    case: Case, pairs: Path, contestants: list[str], show: Callable[[str], None]
+    case: Case, pairs: Path | None, contestants: list[str], show: Callable[[str], None]
 ) -> dict[str, Any]:
     """One case: every contestant makes each step in turn."""
     shape = SHAPES[case.shape]
@@ -133,6 +132,7 @@ def measure(
         rates = _steps(workers, case, shape, device, show)
         for worker in workers:
             if worker.error is None:
+                worker.send("end")
                 worker.read()
             worker.process.wait()
             seen, given = _peer_tokens(worker.facts), _pair_tokens(groups)
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="write the page and stop")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
     parser.add_argument("--steps", type=int, help="measured steps of each case")
-    parser.add_argument("--pairs", type=Path, default=PAIRS, help="JSON Lines of 300 real pairs")
+    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their cases")
     parser.add_argument(
         "--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS)
     )
@@ -230,26 +230,30 @@ def main() -> None:
         write_page(RESULTS, PAGE)
         return
     chosen = [c for c in CASES[device] if not arguments.only or c.name in arguments.only]
-    results: dict[str, Any] = {}
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "trl": version("trl"),
+        "learning_rate": LEARNING_RATE,
+        "cases": {},
+    }
+    # Half an hour of measuring outlives what interrupts it, and replaces nothing before its end.
+    partial = file.with_suffix(".partial.json")
     for case in chosen:
-        if case.lengths is None and not arguments.pairs.is_file():
-            print(f"{case.name}: left out, there is no {arguments.pairs}; name it with --pairs")
+        if case.lengths is None and arguments.pairs is None:
+            print(f"{case.name}: left out; it needs real pairs, which --pairs names")
             continue
         print(f"{case.name}: {case.title}", flush=True)
         wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
-        results[case.name] = measure(
+        result = measure(
             wanted, arguments.pairs, arguments.contestants, lambda text: print(text, flush=True)
         )
-        print(table({case.name: results[case.name]}), flush=True)
+        facts["cases"][case.name] = result
+        print(table({case.name: result}), flush=True)
+        if not arguments.only:
+            keep(partial, facts)
     if not arguments.only:
-        facts = {
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "trl": version("trl"),
-            "learning_rate": LEARNING_RATE,
-            "cases": results,
-        }
-        keep(file, facts)
+        partial.replace(file)
         write_page(RESULTS, PAGE)
 
 

@@ -7,6 +7,7 @@ generated whole. A test fails when one is stale.
 import ast
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +22,7 @@ from veritune.objectives.parameters import source as source_of
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "veritune"
 RESULTS = ROOT / "benchmarks" / "results"
+sys.path.append(str(ROOT / "benchmarks"))
 
 
 def first_line(file: Path) -> str:
@@ -205,13 +207,30 @@ def _mean(rows: list[dict[str, Any]], key: str, flipped: bool) -> float:
     return fmean(row[key] for row in rows if bool(row["flipped"]) == flipped)
 
 
+def speed() -> str:
+    """A step beside TRL's, where a goal was set for the case."""
+    from step.document import GOALS, PEERS, measured
+
+    cases = json.loads((RESULTS / "preference_step_cpu.json").read_text(encoding="utf-8"))["cases"]
+    lines = [
+        "| records | a step | times TRL's rate | times TRL tuned | part of TRL's memory | tuned |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in (measured(name, cases[name]) for name in GOALS):
+        ratios = [f"{case.ratio(peer):.1f}" for peer in PEERS]
+        memory = [f"{case.memory(peer):.2f}" for peer in PEERS]
+        cells = [case.title, f"{case.seconds['veritune']:.2f} s", *ratios, *memory]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/objectives.md": objectives_page,
     "docs/theorems.md": theorems_page,
     "docs/tree.md": tree_page,
 }
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"tree": tree, "objectives": objectives},
+    "README.md": {"speed": speed, "tree": tree, "objectives": objectives},
     "docs/choosing-an-objective.md": {"endings": endings, "every objective": every_objective},
 }
 

@@ -50,7 +50,8 @@ class Measured:
     """Veritune's time over that of the operations at the measured matrix rate."""
 
     curve: float | None
-    """Largest difference to TRL's losses, over the larger of 1 and the loss."""
+    """Largest difference to TRL's losses, over the larger of 1 and the loss; None where the two do
+    not train the same."""
 
     failed: dict[str, str]
 
@@ -88,9 +89,9 @@ def measured(name: str, case: Results) -> Measured:
 
 
 def _curve_difference(case: Results, found: Results) -> float | None:
-    """Largest difference of losses, relative where they are above 1."""
+    """Largest difference of losses, relative where they are above 1; adapters begin at random."""
     peer = next((who for who in PEERS if who in found), None)
-    if case["completions"] != 2 or peer is None:
+    if case["completions"] != 2 or case["adapter"] or peer is None:
         return None
     pairs = zip(found["veritune"]["losses"], found[peer]["losses"], strict=True)
     return max(abs(own - theirs) / max(1.0, abs(theirs)) for own, theirs in pairs)
@@ -147,13 +148,16 @@ _OPENING = "\n\n".join(
         "step is not counted. *As it comes* is TRL with its defaults (it recomputes activations "
         "and runs the reference in every step); *tuned* has a precomputed reference and no "
         "activation checkpointing. TRL's own chunked output head is on in both. Its cut at 1,024 "
-        "tokens is off, because Veritune keeps those tokens.",
+        "tokens is off, because Veritune keeps those tokens; and the chat template writes nothing "
+        "behind the end of a turn, because TRL would learn that too. Both count the same tokens, "
+        "or the case fails.",
         "**Why it differs.** A prompt is computed once per group and not once per completion; "
         "nothing is padded; the output head runs on the tokens that bear loss, and keeps its "
         "logits for the backward pass a few groups at a time; the reference is scored once, before "
         "the first step; activations are not computed twice where they fit. None of it changes the "
         "loss: the last column of each table is the largest difference between the two training "
-        "curves, relative where a loss is above 1.",
+        "curves, relative where a loss is above 1. Adapters begin at random, and TRL has no "
+        "objective on groups of K, so their curves are not compared.",
         "**The bound** is the time that the matrix products and the attention of a step would take "
         "at the rate at which this machine multiplies matrices of the model's shape, measured "
         "between the steps: every prompt once, the head on completion tokens, forward and "
@@ -176,7 +180,7 @@ def _step_section(results: Results, title: str, device: str) -> list[str]:
         f"{versions['veritune']}, TRL {results['trl']}, torch {versions['torch']}, transformers "
         f"{versions['transformers']}. Matrix products run at "
         f"{statistics.median(rates) / 1e9:,.0f} GFLOP/s (median; from {min(rates) / 1e9:,.0f} to "
-        f"{max(rates) / 1e9:,.0f}).\n\n    make bench"
+        f"{max(rates) / 1e9:,.0f}).\n\n    make bench PAIRS=pairs.jsonl"
     )
     parts = [opening, _step_table(cases), f"![times the rate of TRL](performance_{device}.svg)"]
     if device == "cpu":

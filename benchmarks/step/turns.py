@@ -26,7 +26,10 @@ class Turns:
         self._asked = time.perf_counter()
 
     def boundary(self, *, is_last: bool = False) -> None:
-        """Between two steps: report the time of the last one and wait for the word to go on."""
+        """Between two steps: report the time of the last one and wait for the word to go on.
+
+        Behind the last step too: what a worker does at its end would take time from the others.
+        """
         _synchronize()
         now = time.perf_counter()
         if self._began is None:
@@ -35,7 +38,6 @@ class Turns:
             self._report({"seconds": now - self._began})
         if is_last:
             self._peak = _peak()
-            return
         sys.stdin.readline()
         if self._began is None:
             _clear_peak()
