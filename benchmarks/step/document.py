@@ -126,6 +126,7 @@ def document(results: Path) -> str:
         else:
             parts.append(f"## {title}\n\nNot measured yet: `make bench` on such a machine does.")
     sections: tuple[tuple[str, Callable[[Results], str]], ...] = (
+        ("step_profile", _profile_section),
         ("growth", _growth_section),
         ("prepare_records", _prepare_section),
     )
@@ -263,6 +264,23 @@ def _goals(cases: Sequence[Measured]) -> str:
                 case,
             )
     return "\n".join(["Goals that were set before measuring:", "", *lines])
+
+
+def _profile_section(results: Results) -> str:
+    parts = list(results["rows"][0]["shares"])
+    lines = ["| case | " + " | ".join(parts) + " |", "|---" * (len(parts) + 1) + "|"]
+    for row in results["rows"]:
+        cells = [f"{row['shares'][part]:.0%}" for part in parts]
+        lines.append("| " + " | ".join([row["case"], *cells]) + " |")
+    return (
+        "## Where the time goes\n\n"
+        "Shares of a step on the CPU by torch's profiler, which makes small operations slower than "
+        "they are. The bound holds the products of layers and head, and of attention its "
+        "multiplications alone: a row of scores is also masked, its exponentials taken and summed, "
+        "and in the backward pass computed again. The shorter the sequences, the more a step "
+        "consists of what is not in the bound.\n\n"
+        "    python benchmarks/step_profile.py --pairs pairs.jsonl\n\n" + "\n".join(lines)
+    )
 
 
 def _growth_section(results: Results) -> str:

@@ -24,7 +24,14 @@ from veritune.training.objective_pass import ObjectivePass, PassResult
 POLICY = lively_model(seed=1)
 # Float32 resolves 6e-8 of a log-probability. The steep slopes of density ratios magnify that, and
 # the loss of the quadratic Ada-DPO is a small difference of larger terms.
-STEEP = ("ddro", "ddro_stabilized", "ddro_lsif", "rdro_lsif", "ada_dpo_quadratic")
+STEEP = (
+    "ddro",
+    "ddro_stabilized",
+    "ddro_lsif",
+    "rdro_lsif",
+    "rdro_kliep",
+    "ada_dpo_quadratic",
+)
 NEAR, FAR = (perturbed(POLICY, size, seed=5) for size in (0.004, 0.05))
 
 

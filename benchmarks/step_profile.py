@@ -1,0 +1,97 @@
+"""Where the time of a preference step goes, case by case: a profile of `veritune train`.
+
+    python benchmarks/step_profile.py                     the cases with goals; kept, with the page
+    python benchmarks/step_profile.py --only tldr         printed, and not kept
+
+The model and the records are those of `preference_step.py`. The profiler makes every operation
+slower, small ones most, so the shares say more than the seconds.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from kept_results import RESULTS, keep
+from step.cases import CASES, SEED, Case, write_model, write_records
+from step.document import GOALS, write_page
+from torch.profiler import profile
+
+from veritune.commands.display import Display
+from veritune.commands.train import train
+from veritune.commands.train_settings import TrainConfig
+
+PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+PARTS = {
+    "products of the layers": ("aten::linear", "MmBackward0", "AddmmBackward0"),
+    "attention": ("_BlockAttention", "_BlockAttentionBackward"),
+    "output head": ("_LinearLogProbs", "_LinearLogProbsBackward"),
+    "optimizer": ("aten::_fused_adamw_", "aten::linalg_vector_norm"),
+}
+"""What operations and their parts, of which none lies in another, are counted as."""
+
+REST = "normalization, activation, rotation, embedding and Python"
+
+
+def shares(case: Case, pairs: Path | None) -> dict[str, float]:
+    """Share of each part in the time of all steps but the first two."""
+    watch = profile()
+
+    def between(_: object, step: int) -> Mapping[str, float] | None:
+        if step == 2:
+            watch.start()
+        elif step == case.steps + 1:
+            watch.stop()
+        return None
+
+    with tempfile.TemporaryDirectory(prefix="step-profile-") as name:
+        folder = Path(name)
+        records = write_records(case, folder, pairs)
+        settings = {
+            "model": str(write_model(case, folder, records)),
+            "data": str(records),
+            "objective": "dpo" if case.completions == 2 else "plackett_luce",
+            "output": f"{name}/run",
+            "cache": f"{name}/cache",
+            "train": {
+                "batch_size": case.groups,
+                "learning_rate": 1e-4,
+                "seed": SEED,
+                "checkpoint_every": 10**6,
+            },
+        }
+        train(TrainConfig.model_validate(settings), Display(quiet=True), measure=between)
+    events = {event.key: event for event in watch.key_averages()}
+    whole = sum(event.self_cpu_time_total for event in events.values())
+    found = {
+        part: sum(events[name].cpu_time_total for name in names if name in events) / whole
+        for part, names in PARTS.items()
+    }
+    return {**found, REST: 1 - sum(found.values())}
+
+
+def main() -> None:
+    """Profile the cases; keep the shares."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="profile these; keep nothing")
+    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for case in CASES["cpu"]:
+        is_wanted = case.name in (arguments.only or GOALS)
+        if not is_wanted or (case.lengths is None and arguments.pairs is None):
+            continue
+        rows.append({"case": case.title, "shares": shares(case, arguments.pairs)})
+        told = ", ".join(f"{part} {share:.0%}" for part, share in rows[-1]["shares"].items())
+        print(f"{case.title}: {told}", flush=True)
+    if arguments.only is None:
+        keep(RESULTS / "step_profile.json", {"threads": torch.get_num_threads(), "rows": rows})
+        write_page(RESULTS, PAGE)
+
+
+if __name__ == "__main__":
+    main()
