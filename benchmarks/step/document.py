@@ -213,6 +213,8 @@ def _step_table(cases: Sequence[Measured]) -> str:
         "process (or what torch had allocated on the GPU) during the steps, the libraries included."
     )
     failed = [f"{PEERS[p]} on “{c.title}”: {why}." for c in cases for p, why in c.failed.items()]
+    if failed:
+        failed.append("Linux ends a process with -9 when there is no memory left.")
     return "\n\n".join(["\n".join(lines), note, *failed])
 
 
@@ -296,8 +298,16 @@ def _growth_section(results: Results) -> str:
         f"{results['parameters'] / 1e6:.1f} M parameters, one process.\n\n"
         "    python benchmarks/growth.py\n\n"
         + "\n".join(lines)
+        + f"\n\nMemory grows by {_kilobytes_per_record(results['rows']):.1f} kB a record, the "
+        "parts of tokens and reference values that were read from the disk among them."
         + "\n\n![time and memory over the number of records](performance_growth.svg)"
     )
+
+
+def _kilobytes_per_record(rows: Sequence[Results]) -> float:
+    """Growth of the peak from the second size to the last, in kB; the first is mostly libraries."""
+    few, many = rows[1], rows[-1]
+    return (many["peak_bytes"] - few["peak_bytes"]) / (many["records"] - few["records"]) / 1e3
 
 
 def _prepare_section(results: Results) -> str:
@@ -317,7 +327,7 @@ def _prepare_section(results: Results) -> str:
     )
 
 
-_WIDTH, _LEFT, _ROW, _BAR = 760, 300, 46, 16
+_WIDTH, _LEFT, _ROW, _BAR = 830, 375, 46, 16
 _STYLE = (
     "<style>text{font:13px system-ui,sans-serif;fill:#333}.one{fill:#2a6f97}.two{fill:#e09f3e}"
     ".axis{stroke:#999;stroke-width:1}.value{font-size:12px}"
@@ -338,18 +348,20 @@ def ratio_picture(results: Results) -> str:
     one = _LEFT + scale
     body = [
         f'<text x="{_LEFT}" y="16">times the rate of TRL</text>',
-        '<rect class="one" x="470" y="6" width="12" height="12"/>',
-        '<text x="487" y="16">as it comes</text>',
-        '<rect class="two" x="590" y="6" width="12" height="12"/><text x="607" y="16">tuned</text>',
+        '<rect class="one" x="545" y="6" width="12" height="12"/>',
+        '<text x="562" y="16">as it comes</text>',
+        '<rect class="two" x="665" y="6" width="12" height="12"/><text x="682" y="16">tuned</text>',
         f'<path class="axis" d="M{one:.1f},28V{height - 8}"/>',
     ]
     for number, case in enumerate(cases):
         top = 34 + _ROW * number
         body.append(_text(_LEFT - 8, top + 21, case.title, anchor="end"))
         for place, (peer, kind) in enumerate(zip(PEERS, ("one", "two"), strict=True)):
+            y = top + place * (_BAR + 2)
             if peer not in case.ratios:
+                body.append(f'<text class="value" x="{one + 5:.1f}" y="{y + 13}">died</text>')
                 continue
-            value, y = case.ratio(peer), top + place * (_BAR + 2)
+            value = case.ratio(peer)
             width = value * scale
             body.append(
                 f'<rect class="{kind}" x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}"/>'
