@@ -17,11 +17,11 @@ import torch
 from kept_results import RESULTS, keep
 from step.cases import CASES, SEED, Case, write_model, write_records
 from step.document import GOALS, write_page
+from step.veritune_worker import config_of
 from torch.profiler import profile
 
 from veritune.commands.display import Display
 from veritune.commands.train import train
-from veritune.commands.train_settings import TrainConfig
 
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 PARTS = {
@@ -49,20 +49,19 @@ def shares(case: Case, pairs: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="step-profile-") as name:
         folder = Path(name)
         records = write_records(case, folder, pairs)
-        settings = {
+        task = {
             "model": str(write_model(case, folder, records)),
-            "data": str(records),
+            "records": str(records),
             "objective": "dpo" if case.completions == 2 else "plackett_luce",
             "output": f"{name}/run",
             "cache": f"{name}/cache",
-            "train": {
-                "batch_size": case.groups,
-                "learning_rate": 1e-4,
-                "seed": SEED,
-                "checkpoint_every": 10**6,
-            },
+            "groups": case.groups,
+            "learning_rate": 1e-4,
+            "seed": SEED,
+            "adapter": case.adapter,
+            "train": {},
         }
-        train(TrainConfig.model_validate(settings), Display(quiet=True), measure=between)
+        train(config_of(task), Display(quiet=True), measure=between)
     events = {event.key: event for event in watch.key_averages()}
     whole = sum(event.self_cpu_time_total for event in events.values())
     found = {

@@ -11,10 +11,8 @@ from veritune.commands.train import train
 from veritune.commands.train_settings import TrainConfig
 
 
-def main() -> None:
-    """Train as `veritune train` does, pausing between steps."""
-    turns = Turns()
-    task = turns.task
+def config_of(task: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run for what a worker is asked to do."""
     settings: dict[str, Any] = {
         "model": task["model"],
         "data": task["records"],
@@ -34,12 +32,19 @@ def main() -> None:
     }
     if task["adapter"]:
         settings["adapter"] = {}
+    return TrainConfig.model_validate(settings)
+
+
+def main() -> None:
+    """Train as `veritune train` does, pausing between steps."""
+    turns = Turns()
+    task = turns.task
 
     def between(_: object, step: int) -> Mapping[str, float] | None:
         turns.boundary(is_last=step == task["steps"] + 1)
         return None
 
-    train(TrainConfig.model_validate(settings), Display(quiet=True), measure=between)
+    train(config_of(task), Display(quiet=True), measure=between)
     turns.finish(losses=_losses(Path(task["output"])))
 
 
