@@ -68,7 +68,8 @@ def test_a_cached_reference_gives_the_loss_and_gradient_of_a_live_one(
     live = make_pass(name, policy, reference, dataset, batch, tmp_path)
     live.reference = Live(reference)  # type: ignore[assignment]
     one, other = (p.run(batch, backward=True) for p in (cached, live))
-    assert other.loss == pytest.approx(one.loss, rel=2e-6)
+    # A group by itself is rounded otherwise than among others.
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
     assert other.metrics == pytest.approx(one.metrics, rel=1e-5, abs=4e-6)
     got, expected = gradients(live), gradients(cached)
     for parameter in expected:

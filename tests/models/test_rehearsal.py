@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from veritune.models.adapters import AdapterConfig, attach_adapter
 from veritune.models.forward import CausalModel
@@ -63,7 +64,9 @@ def row_of(model: CausalModel, num_tokens: int = TOKENS) -> Row:
 
 
 def saved_bytes(model: CausalModel, row: Row) -> int:
-    """Unique bytes that autograd saves while the layers run, parameters and buffers excepted."""
+    """Unique bytes that autograd saves while the layers run, parameters and buffers excepted, and
+    those of the masks that stay with the row.
+    """
     known = {t.untyped_storage().data_ptr() for t in [*model.hf.parameters(), *model.hf.buffers()]}
     saved: dict[int, int] = {}
 
@@ -75,6 +78,10 @@ def saved_bytes(model: CausalModel, row: Row) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.predicting_states(row.batch)
+    if row.batch.plan is not None:
+        for mask in tree_leaves(list(row.batch.plan.masks.values())):
+            if isinstance(mask, Tensor):
+                note(mask)
     return sum(saved.values())
 
 
@@ -139,9 +146,14 @@ def test_the_more_layers_are_computed_again_the_less_is_kept(make_fast: Make) ->
 
 
 def test_a_row_that_is_scored_only_keeps_no_activations(make_fast: Make) -> None:
-    skeleton = Skeleton(make_fast("llama").config)
-    trained, scored = skeleton.row(SHAPE, 4000), skeleton.row(SHAPE, 4000, backward=False)
-    assert scored.peak < trained.peak / 3
+    config = make_fast("llama").config
+    peaks = []
+    for layers in (2, 8):
+        config.num_hidden_layers = layers
+        peaks.append([Skeleton(config).row(SHAPE, 4000, backward=b).peak for b in (True, False)])
+    (trained, scored), (trained_deep, scored_deep) = peaks
+    assert trained_deep > 2.5 * trained
+    assert scored_deep == pytest.approx(scored, rel=0.01)
 
 
 def test_a_model_whose_layers_look_at_values_is_not_rehearsed(make_fast: Make) -> None:

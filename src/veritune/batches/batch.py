@@ -33,6 +33,11 @@ class Segment:
     prefix_length: int
     """Tokens of its prefix; 0 for none."""
 
+    @property
+    def stop(self) -> int:
+        """Behind its last token."""
+        return self.start + self.length
+
 
 @dataclass(frozen=True)
 class SegmentPlan:

@@ -1,15 +1,19 @@
 """Segment attention on a processor: blocks of queries, with the gradient written out.
 
-One call handles the whole row. Queries of a block see the keys up to the block's end, so that of
-the half that causality hides only a corner of each block is computed. Query heads that share a key
-head stand below each other as one matrix. The backward pass computes the scores again.
+One call handles the whole row. It is cut into blocks of queries that stand behind each other, each
+with the keys up to its own end, so that of the half that causality hides only a corner of each
+block is computed. Short segments share a block, which then computes and hides some scores more and
+saves some twenty calls. Query heads that share a key head stand below each other as one matrix. The
+backward pass computes the weights again.
 """
 
 from collections.abc import Iterator, Sequence
 from math import log, prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,7 +22,10 @@ from veritune.batches.batch import Segment, SegmentPlan
 # Rows of a block: enough for matrix products, few enough that causality wastes little.
 _ROWS = 128
 _MAX_SCORES = 2**23
-# 2 ** x is taken in place of e ** x: torch's exp is fifty times slower where it underflows.
+# Scores of all heads that take as long as the calls of one block.
+_SCORES_OF_A_BLOCK = 2**15
+# 2 ** x is taken in place of e ** x: torch's exp is fifty times slower where it underflows, and
+# its softmax twenty times less exact.
 _LOG2_E = 1 / log(2)
 
 
@@ -46,12 +53,34 @@ def block_attention(
 
 
 class _Block(NamedTuple):
-    """Queries that are handled at once, and the keys from the first to the last that they see."""
+    """Queries that are handled at once, and every key that one of them sees."""
 
-    num_queries: int
-    first_key: int
-    last_key: int
-    """Behind the last; keys are counted from the beginning of the segment's prefix."""
+    start: int
+    stop: int
+    """The queries are those of the row's places from start to stop."""
+
+    prefix_start: int
+    prefix_length: int
+    """The first keys: a prefix that stands elsewhere, or the part of it that a window leaves."""
+
+    first: int
+    """The other keys, or all of them, are those from here to stop."""
+
+    segments: tuple[Segment, ...]
+    """Those that have a query in here."""
+
+    @property
+    def num_queries(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def num_keys(self) -> int:
+        return self.prefix_length + self.stop - self.first
+
+    @property
+    def num_scores(self) -> int:
+        """Of each head."""
+        return self.num_queries * self.num_keys
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -69,62 +98,220 @@ class _BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         num_key_heads, repeats = key.shape[1], query.shape[1] // key.shape[1]
         rows = _rows_by_key_head(query[0].transpose(0, 1), num_key_heads, scale * _LOG2_E)
-        out = rows.new_empty(num_key_heads, rows.shape[1], value.shape[-1])
-        top, total = (rows.new_empty(num_key_heads, rows.shape[1], 1) for _ in range(2))
-        laid = _lay_blocks(plan, num_key_heads, repeats, window)
-        buffer = rows.new_empty(_largest(laid, num_key_heads, repeats))
-        parts = _parts(laid, repeats, rows, out, top, total)
-        for segment, blocks in laid:
-            keys = _keys_of(key[0], segment).transpose(1, 2)
-            values = _keys_of(value[0], segment)
-            for block in blocks:
-                queries, out_part, top_part, total_part = next(parts)
-                seen = slice(block.first_key, block.last_key)
-                scores = _scores(queries, keys[:, :, seen], block, plan, window, buffer)
-                torch.amax(scores, -1, keepdim=True, out=top_part)
-                scores.sub_(top_part).exp2_()
-                torch.sum(scores, -1, keepdim=True, out=total_part)
-                torch.bmm(scores, values[:, seen], out=out_part)
-        result = _rows_by_token(out.div_(total), repeats)
-        ctx.save_for_backward(rows, key, value, result, top.add_(total.log2_()))
+        out = rows.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+        laid = lay_blocks(plan, num_key_heads, repeats, window, rows.dtype)
+        buffer = rows.new_empty(most_scores(laid) * num_key_heads * repeats)
+        normalizer = rows.new_empty(num_key_heads, rows.shape[1], 1)
+        keys, values = _Keys(key[0]), _Keys(value[0])
+        for (block, added), (queries, normalizer_part) in zip(
+            laid, _parts(laid, repeats, rows, normalizer), strict=True
+        ):
+            scores = _scores(queries, keys.of(block), added, buffer)
+            top = torch.amax(scores, -1, keepdim=True)
+            weights = scores.sub_(top).exp2_()
+            total = torch.sum(weights, -1, keepdim=True)
+            _put(torch.bmm(weights, values.of(block)).div_(total), out, block)
+            torch.add(top, total.log2_(), out=normalizer_part)
+        ctx.save_for_backward(rows, key, value, normalizer)
         ctx.plan, ctx.scale, ctx.window = plan, scale, window
-        return result
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows, key, value, result, normalizer = ctx.saved_tensors
+        rows, key, value, normalizer = ctx.saved_tensors
         num_key_heads, repeats = key.shape[1], rows.shape[1] // key.shape[2]
         given = _rows_by_key_head(upstream[0], num_key_heads)
-        # The gradient of a softmax takes sum_j weight_ij d_weight_ij off each row.
-        offset = _rows_by_key_head((upstream[0] * result[0]).sum(-1, keepdim=True), num_key_heads)
-        d_rows = torch.empty_like(rows)
-        d_key, d_value = torch.empty_like(key[0]), torch.empty_like(value[0])
-        laid = _lay_blocks(ctx.plan, num_key_heads, repeats, ctx.window)
-        buffers = rows.new_empty(2, _largest(laid, num_key_heads, repeats))
-        parts = _parts(laid, repeats, rows, given, normalizer, offset, d_rows)
-        for segment, blocks in laid:
-            keys, values = _keys_of(key[0], segment), _keys_of(value[0], segment)
-            keys_across, values_across = keys.transpose(1, 2), values.transpose(1, 2)
-            d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
-            for block in blocks:
-                queries, given_part, normalizer_part, offset_part, d_queries = next(parts)
-                seen = slice(block.first_key, block.last_key)
-                weights = _scores(
-                    queries, keys_across[:, :, seen], block, ctx.plan, ctx.window, buffers[0]
-                )
-                weights.sub_(normalizer_part).exp2_()
-                d_values[:, seen].baddbmm_(weights.transpose(1, 2), given_part)
-                d_scores = _view(buffers[1], weights.shape)
-                torch.bmm(given_part, values_across[:, :, seen], out=d_scores)
-                d_scores.sub_(offset_part).mul_(weights)
-                d_keys[:, seen].baddbmm_(d_scores.transpose(1, 2), queries)
-                torch.bmm(d_scores, keys[:, seen], out=d_queries)
-            _give_back(d_keys, d_key, segment)
-            _give_back(d_values, d_value, segment)
+        d_query = rows.new_empty(1, upstream.shape[1], upstream.shape[2], key.shape[-1])
+        keys, values = _Keys(key[0]), _Keys(value[0])
+        laid = lay_blocks(ctx.plan, num_key_heads, repeats, ctx.window, rows.dtype)
+        buffers = rows.new_empty(2, most_scores(laid) * num_key_heads * repeats)
+        for (block, added), (queries, given_part, normalizer_part) in zip(
+            laid, _parts(laid, repeats, rows, given, normalizer), strict=True
+        ):
+            scores = _scores(queries, keys.of(block), added, buffers[0])
+            weights = scores.sub_(normalizer_part).exp2_()
+            values.add(block, weights, given_part)
+            d_weights = _view(buffers[1], weights.shape)
+            torch.bmm(given_part, values.of(block).transpose(1, 2), out=d_weights)
+            # weights * (d_weights - sum of weights * d_weights)
+            d_scores = torch.ops.aten._softmax_backward_data.out(
+                d_weights, weights, -1, weights.dtype, grad_input=d_weights
+            )
+            keys.add(block, d_scores, queries)
+            _put(torch.bmm(d_scores, keys.of(block)), d_query, block, ctx.scale)
         # The rows hold the scale and log2(e); of these the keys' gradient has only the scale.
-        d_query = _rows_by_token(d_rows.mul_(ctx.scale), repeats).transpose(1, 2)
-        return d_query, d_key.mul_(1 / _LOG2_E)[None], d_value[None], None, None, None
+        d_key = keys.gradient.mul_(1 / _LOG2_E)[None]
+        return d_query.transpose(1, 2), d_key, values.gradient[None], None, None, None
+
+
+class _Keys:
+    """Keys (or values) of a row, handed out block by block, and the gradient that comes back."""
+
+    def __init__(self, states: Tensor) -> None:
+        self._states = states.contiguous()
+        self._gradient: Tensor | None = None
+        self._joined: tuple[tuple[int, ...], Tensor] | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self._states)
+        return self._gradient
+
+    def of(self, block: _Block) -> Tensor:
+        """Shape (key heads, keys, d): the prefix first."""
+        if block.prefix_length == 0:
+            return self._states[:, block.first : block.stop]
+        # Joined once for all blocks of a segment, if no window gives each its own part of it.
+        stop = block.segments[-1].stop
+        place = (block.prefix_start, block.prefix_length, block.first, stop)
+        if self._joined is None or self._joined[0] != place:
+            prefix = self._states.narrow(1, block.prefix_start, block.prefix_length)
+            self._joined = place, torch.cat([prefix, self._states[:, block.first : stop]], dim=1)
+        return self._joined[1][:, : block.num_keys]
+
+    def add(self, block: _Block, weights: Tensor, rows: Tensor) -> None:
+        """Add sum_i weights_ij rows_i to the gradient of each key j of a block."""
+        gradient, num_prefix = self.gradient, block.prefix_length
+        found = torch.bmm(weights.transpose(1, 2), rows)
+        gradient[:, block.first : block.stop].add_(found[:, num_prefix:])
+        if num_prefix:
+            gradient.narrow(1, block.prefix_start, num_prefix).add_(found[:, :num_prefix])
+
+
+LaidBlocks = list[tuple[_Block, Tensor]]
+"""Blocks in row order, each with what is added to the scores of its last keys."""
+
+
+def lay_blocks(
+    plan: SegmentPlan, num_key_heads: int, repeats: int, window: int | None, dtype: torch.dtype
+) -> LaidBlocks:
+    """The blocks of a row, made once for all layers that attend alike.
+
+    Args:
+        plan: The segments; the blocks are kept in its memory.
+        num_key_heads: Heads of keys.
+        repeats: Query heads for each of them.
+        window: Keys a query sees, itself included; None is all.
+        dtype: Of the scores.
+    """
+    # Kept with the row and no longer: what is made while tensors have no content has none.
+    name = ("blocks", num_key_heads, repeats, window, dtype)
+    if name not in plan.masks:
+        alike: dict[tuple[int, int], Tensor] = {}
+        laid: LaidBlocks = []
+        for block in _blocks(plan, num_key_heads, repeats, window):
+            if len(block.segments) > 1:
+                laid.append((block, _added(_hidden_between(block), repeats, dtype)))
+                continue
+            # Without a window, only the block's own tokens can be hidden from a query.
+            size = block.num_queries, block.num_queries if window is None else block.num_keys
+            if size not in alike:
+                alike[size] = _added(_hidden_within(*size, window), repeats, dtype)
+            laid.append((block, alike[size]))
+        plan.masks[name] = laid
+    found: LaidBlocks = plan.masks[name]
+    return found
+
+
+def _blocks(
+    plan: SegmentPlan, num_key_heads: int, repeats: int, window: int | None
+) -> list[_Block]:
+    """The blocks of a row, in order: each of one segment, and joined where that is cheaper."""
+    most = max(1, min(_ROWS, _MAX_SCORES // (num_key_heads * plan.max_keys)) // repeats)
+    worth = _SCORES_OF_A_BLOCK // (num_key_heads * repeats)
+    blocks: list[_Block] = []
+    for segment in plan.segments:
+        for start in range(segment.start, segment.stop, most):
+            block = _cut(segment, start, min(start + most, segment.stop), window)
+            if blocks:
+                joined = _joined(blocks[-1], block)
+                more = joined.num_scores - blocks[-1].num_scores - block.num_scores
+                # Between segments nothing counts how far a window reaches.
+                is_near = window is None or max(blocks[-1].num_keys, block.num_keys) < window
+                if more <= worth and joined.num_queries <= 2 * most and is_near:
+                    blocks[-1] = joined
+                    continue
+            blocks.append(block)
+    return blocks
+
+
+def _cut(segment: Segment, start: int, stop: int, window: int | None) -> _Block:
+    """The block of a segment's queries from start to stop."""
+    # Of the prefix and the segment behind it, so much no query sees.
+    unseen = 0
+    if window is not None:
+        unseen = max(0, segment.prefix_length + start - segment.start - window + 1)
+    of_prefix = min(unseen, segment.prefix_length)
+    prefix_start = segment.prefix_start + of_prefix
+    num_prefix = segment.prefix_length - of_prefix
+    first = segment.start + unseen - of_prefix
+    if prefix_start + num_prefix == first:
+        return _Block(start, stop, prefix_start, 0, prefix_start, (segment,))
+    return _Block(start, stop, prefix_start, num_prefix, first, (segment,))
+
+
+def _joined(one: _Block, other: _Block) -> _Block:
+    """The block of both, which stand behind each other."""
+    segments = (*one.segments, *(s for s in other.segments if s is not one.segments[-1]))
+    prefix = one.prefix_start, one.prefix_length
+    if one.prefix_length and prefix == (other.prefix_start, other.prefix_length):
+        return one._replace(stop=other.stop, segments=segments)
+    first = min(b.prefix_start if b.prefix_length else b.first for b in (one, other))
+    return _Block(one.start, other.stop, first, 0, first, segments)
+
+
+def _hidden_within(num_queries: int, num_keys: int, window: int | None) -> NDArray[np.bool_]:
+    """Which keys a query does not see, (queries, keys); the last of both stand at one place."""
+    keys = np.arange(num_keys)
+    queries = keys[num_keys - num_queries :, None]
+    return keys > queries if window is None else (keys > queries) | (keys <= queries - window)
+
+
+def _hidden_between(block: _Block) -> NDArray[np.bool_]:
+    """The same for several segments, without the first keys if every query sees them."""
+    hidden = np.ones((block.num_queries, block.num_keys), np.bool_)
+    for segment in block.segments:
+        start, stop = max(segment.start, block.start), min(segment.stop, block.stop)
+        queries = hidden[start - block.start : stop - block.start]
+        own = block.prefix_length + segment.start - block.first
+        queries[:, own : own + stop - segment.start] = ~np.tri(
+            stop - start, stop - segment.start, start - segment.start, dtype=np.bool_
+        )
+        prefix = 0 if block.prefix_length else segment.prefix_start - block.first
+        queries[:, prefix : prefix + segment.prefix_length] = False
+    return hidden[:, hidden.any(axis=0).argmax() :]
+
+
+def _added(hidden: NDArray[np.bool_], repeats: int, dtype: torch.dtype) -> Tensor:
+    """-inf on what is hidden and 0 on the rest, for the rows of all heads that share keys."""
+    scores = torch.zeros(hidden.shape, dtype=dtype)
+    scores.masked_fill_(torch.from_numpy(hidden), float("-inf"))
+    return scores.repeat_interleave(repeats, dim=0)
+
+
+def most_scores(laid: LaidBlocks) -> int:
+    """Of each head, in the largest block."""
+    return max(block.num_scores for block, _ in laid)
+
+
+def _parts(laid: LaidBlocks, repeats: int, *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """What belongs to each block, of tensors of shape (key heads, T * repeats, ...)."""
+    sizes = [block.num_queries * repeats for block, _ in laid]
+    return zip(*(torch.split(tensor, sizes, dim=1) for tensor in rows), strict=True)
+
+
+def _scores(queries: Tensor, keys: Tensor, added: Tensor, buffer: Tensor) -> Tensor:
+    """A block's scores, in the buffer; -inf where a query does not see a key."""
+    scores = _view(buffer, (*queries.shape[:2], keys.shape[1]))
+    torch.bmm(queries, keys.transpose(1, 2), out=scores)
+    scores[:, :, -added.shape[1] :].add_(added)
+    return scores
+
+
+def _view(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    return buffer[: prod(shape)].view(*shape)
 
 
 def _rows_by_key_head(states: Tensor, num_key_heads: int, factor: float = 1.0) -> Tensor:
@@ -136,96 +323,8 @@ def _rows_by_key_head(states: Tensor, num_key_heads: int, factor: float = 1.0) -
     return rows.view(num_key_heads, -1, size)
 
 
-def _rows_by_token(rows: Tensor, repeats: int) -> Tensor:
-    """The way back, to (1, T, heads, d)."""
-    num_key_heads, _, size = rows.shape
-    by_token = rows.view(num_key_heads, -1, repeats, size).transpose(0, 1)
-    return by_token.reshape(1, -1, num_key_heads * repeats, size)
-
-
-def _lay_blocks(
-    plan: SegmentPlan, num_key_heads: int, repeats: int, window: int | None
-) -> list[tuple[Segment, list[_Block]]]:
-    """The blocks of each segment, in row order."""
-    most = min(_ROWS, _MAX_SCORES // (num_key_heads * plan.max_keys))
-    step = max(1, most // repeats)
-    laid = []
-    for segment in plan.segments:
-        blocks = []
-        for start in range(0, segment.length, step):
-            stop = min(start + step, segment.length)
-            first = 0
-            if window is not None:
-                first = max(0, segment.prefix_length + start - window + 1)
-            blocks.append(_Block(stop - start, first, segment.prefix_length + stop))
-        laid.append((segment, blocks))
-    return laid
-
-
-def _largest(laid: list[tuple[Segment, list[_Block]]], num_key_heads: int, repeats: int) -> int:
-    """Scores of the largest block."""
-    pairs = max(b.num_queries * (b.last_key - b.first_key) for _, blocks in laid for b in blocks)
-    return num_key_heads * repeats * pairs
-
-
-def _parts(
-    laid: list[tuple[Segment, list[_Block]]], repeats: int, *rows: Tensor
-) -> Iterator[tuple[Tensor, ...]]:
-    """What belongs to each block, of tensors of shape (key heads, T * repeats, ...)."""
-    sizes = [block.num_queries * repeats for _, blocks in laid for block in blocks]
-    return zip(*(torch.split(tensor, sizes, dim=1) for tensor in rows), strict=True)
-
-
-def _scores(
-    queries: Tensor,
-    keys: Tensor,
-    block: _Block,
-    plan: SegmentPlan,
-    window: int | None,
-    buffer: Tensor,
-) -> Tensor:
-    """Scores of a block, in the buffer; -inf where a query does not see a key."""
-    shape = (*queries.shape[:2], keys.shape[2])
-    scores = torch.bmm(queries, keys, out=_view(buffer, shape))
-    # Without a window, only the block's own tokens can be hidden from a query.
-    width = block.num_queries if window is None else shape[2]
-    repeats = queries.shape[1] // block.num_queries
-    # Kept with the row and no longer: what is made while tensors have no content has none.
-    name = ("blocks", block.num_queries, repeats, width, window, scores.dtype)
-    if name not in plan.masks:
-        plan.masks[name] = _hidden(block.num_queries, repeats, width, window, scores.dtype)
-    scores[:, :, -width:].add_(plan.masks[name])
-    return scores
-
-
-def _view(buffer: Tensor, shape: Sequence[int]) -> Tensor:
-    return buffer[: prod(shape)].view(*shape)
-
-
-def _hidden(
-    num_queries: int, repeats: int, num_keys: int, window: int | None, dtype: torch.dtype
-) -> Tensor:
-    """-inf on the keys that the queries of a block do not see; the last stand at one place."""
-    keys = torch.arange(num_keys)
-    queries = keys[num_keys - num_queries :, None]
-    is_seen = keys <= queries
-    if window is not None:
-        is_seen &= keys > queries - window
-    hidden = torch.zeros(num_queries, num_keys, dtype=dtype).masked_fill_(~is_seen, float("-inf"))
-    return hidden.repeat_interleave(repeats, dim=0)
-
-
-def _keys_of(states: Tensor, segment: Segment) -> Tensor:
-    """Keys (or values) of a segment, its prefix first: (heads, T, d) to (heads, n, d)."""
-    own = states.narrow(1, segment.start, segment.length)
-    if segment.prefix_length == 0:
-        return own
-    prefix = states.narrow(1, segment.prefix_start, segment.prefix_length)
-    return torch.cat([prefix, own], dim=1)
-
-
-def _give_back(gradient: Tensor, whole: Tensor, segment: Segment) -> None:
-    """Add a segment's gradient to its keys; its own tokens come here first, its prefix before."""
-    num_prefix = segment.prefix_length
-    whole.narrow(1, segment.start, segment.length).copy_(gradient[:, num_prefix:])
-    whole.narrow(1, segment.prefix_start, num_prefix).add_(gradient[:, :num_prefix])
+def _put(rows: Tensor, whole: Tensor, block: _Block, factor: float = 1.0) -> None:
+    """Put a block's (key heads, queries * repeats, d) to its place in (1, T, heads, d)."""
+    shape = (rows.shape[0], block.num_queries, -1, rows.shape[2])
+    by_token = rows.view(shape).transpose(0, 1)
+    torch.mul(by_token, factor, out=whole[0, block.start : block.stop].view(by_token.shape))

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from veritune.batches.batch import Batch, SegmentPlan
 from veritune.models import attention, head_tiles
 from veritune.models.adapters import AdapterConfig, attach_adapter
+from veritune.models.attention_blocks import lay_blocks, most_scores
 from veritune.models.attention_kernels import ScoreRule
 from veritune.models.forward import CausalModel, Precision, Sharing
 from veritune.models.load import checkpoint_activations, empty_hf_model
@@ -242,31 +243,46 @@ class _OutlinedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: SegmentPlan, gathers: bool
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: SegmentPlan,
+        window: int | None,
+        is_by_blocks: bool,
     ) -> Tensor:
         _, heads, tokens, size = query.shape
-        if gathers:
+        rows = query.new_empty(heads, tokens, size)
+        out = query.new_empty(1, tokens, heads, value.shape[-1])
+        if is_by_blocks:
+            num_key_heads = key.shape[1]
+            laid = lay_blocks(plan, num_key_heads, heads // num_key_heads, window, query.dtype)
+            ctx.num_scores = heads * most_scores(laid)
+            made = [torch.empty_like(key), torch.empty_like(value), rows.new_empty(ctx.num_scores)]
+            del made
+            normalizer = query.new_empty(heads, tokens)
+            ctx.save_for_backward(rows, key, value, normalizer)
+        else:
             # Kernels for GPUs read the keys of each segment next to each other.
             num_keys = sum(s.prefix_length + s.length for s in plan.segments)
             key, value = (t.new_empty(1, t.shape[1], num_keys, t.shape[3]) for t in (key, value))
-        rows = query.new_empty(heads, tokens, size)
-        normalizer = query.new_empty(heads, tokens, dtype=torch.float32)
-        out = query.new_empty(1, tokens, heads, value.shape[-1])
-        ctx.save_for_backward(rows, key, value, out, normalizer)
-        ctx.num_keys = tokens
-        ctx.scores = heads * min(plan.max_queries, _BLOCK_ROWS) * plan.max_keys
+            normalizer = query.new_empty(heads, tokens, dtype=torch.float32)
+            ctx.num_scores = heads * min(plan.max_queries, _BLOCK_ROWS) * plan.max_keys
+            ctx.save_for_backward(rows, key, value, out, normalizer)
+        ctx.num_tokens, ctx.is_by_blocks = tokens, is_by_blocks
         return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows, key, value, out, _ = ctx.saved_tensors
+        rows, key, value = ctx.saved_tensors[:3]
         # The upstream gradient by heads, that of the rows, and scores with theirs.
-        made = [torch.empty_like(out), torch.empty_like(rows), rows.new_empty(2, ctx.scores)]
+        made = [torch.empty_like(upstream), rows.new_empty(2, ctx.num_scores)]
+        made.extend(torch.empty_like(t) for t in (key, value) if ctx.is_by_blocks)
         gradients = [torch.empty_like(key), torch.empty_like(value)]
-        d_key, d_value = (t[:, :, : ctx.num_keys] for t in gradients)
+        d_key, d_value = (t[:, :, : ctx.num_tokens] for t in gradients)
         d_query = torch.empty_like(rows)[None]
         del made
-        return d_query, d_key, d_value, None, None
+        return d_query, d_key, d_value, None, None, None
 
 
 @contextmanager
@@ -276,8 +292,9 @@ def _outlined(device_type: str) -> Iterator[None]:
     def outline(
         query: Tensor, key: Tensor, value: Tensor, plan: SegmentPlan, rule: ScoreRule
     ) -> Tensor:
-        gathers = device_type != "cpu"
-        out: Tensor = _OutlinedAttention.apply(query, key, value, plan, gathers)  # type: ignore[no-untyped-call]
+        out: Tensor = _OutlinedAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, plan, rule.window, device_type == "cpu"
+        )
         return out
 
     kernels, limits = attention.KERNELS, head_tiles.LIMITS
