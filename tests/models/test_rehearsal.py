@@ -108,6 +108,17 @@ def test_a_row_without_weights_takes_what_one_with_weights_takes(
     assert predicted.peak == pytest.approx(taken.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["plain", "recomputed"])
+def test_completions_far_from_their_prompt_are_rehearsed(name: str, make_fast: Make) -> None:
+    """Their keys are copied behind the prompt's, which counts where layers are computed again."""
+    hf = make_fast("llama")
+    model = real(hf, **SETTINGS[name])
+    shape = GroupShape(150, (80, 80, 80))
+    taken = rehearse(model, Row.of(model, made_up_groups(shape, TOKENS, model)))
+    predicted = Skeleton(hf.config).row(shape, TOKENS, **SETTINGS[name])
+    assert predicted.peak == pytest.approx(taken.peak, rel=0.1)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "mixtral"])
 def test_adapters_are_rehearsed_as_they_are_trained(family: str, make_fast: Make) -> None:
     hf = make_fast(family)

@@ -71,7 +71,7 @@ class SegmentPlan:
     """Tokens at the row's end that only fill it up; they are a segment."""
 
     masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Memory of the small masks that layers share."""
+    """What kernels lay out for this row once, and all layers share."""
 
     windows: set[int] = field(default_factory=set, compare=False, repr=False)
     """Sliding windows, in tokens, that layers have asked for."""

@@ -209,7 +209,7 @@ def proof(name: KernelName, demands: Demands) -> str | None:
 def _difference(name: KernelName, demands: Demands, plan: SegmentPlan, window: int | None) -> float:
     """The largest relative error of a kernel's output and gradients, as norms."""
     draw = torch.Generator().manual_seed(0)
-    num_tokens, num_heads, num_key_heads = plan.segments[-1].start + plan.segments[-1].length, 4, 2
+    num_tokens, num_heads, num_key_heads = plan.segments[-1].stop, 4, 2
 
     def states(*shape: int) -> Tensor:
         numbers = torch.randn(*shape, generator=draw)

@@ -2,9 +2,9 @@
 
 One call handles the whole row. It is cut into blocks of queries that stand behind each other, each
 with the keys up to its own end, so that of the half that causality hides only a corner of each
-block is computed. Short segments share a block, which then computes and hides some scores more and
-saves some twenty calls. Query heads that share a key head stand below each other as one matrix. The
-backward pass computes the weights again.
+block is computed. Segments share a block where that computes and hides a few scores more and saves
+some twenty calls; what is not finite in one segment then reaches its neighbors. Query heads that
+share a key head stand below each other as one matrix. The backward pass computes the weights again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from veritune.batches.batch import Segment, SegmentPlan
 
-# Rows of a block: enough for matrix products, few enough that causality wastes little.
+# Rows of a block: enough for matrix products, few enough that causality wastes little. Blocks that
+# are joined have up to twice as many.
 _ROWS = 128
+# Scores of a block before it is joined with others, where sequences are long.
 _MAX_SCORES = 2**23
 # Scores of all heads that take as long as the calls of one block.
 _SCORES_OF_A_BLOCK = 2**15
@@ -61,13 +63,17 @@ class _Block(NamedTuple):
 
     prefix_start: int
     prefix_length: int
-    """The first keys: a prefix that stands elsewhere, or the part of it that a window leaves."""
+    """The first keys: a prefix that stands elsewhere, or the part of it that a window leaves. Where
+    the length is 0, the start means nothing.
+    """
 
-    first: int
+    first_key: int
     """The other keys, or all of them, are those from here to stop."""
 
     segments: tuple[Segment, ...]
-    """Those that have a query in here."""
+    """Those that have a query in here. If they are several, the keys of each are in here from the
+    beginning of its prefix on.
+    """
 
     @property
     def num_queries(self) -> int:
@@ -75,7 +81,7 @@ class _Block(NamedTuple):
 
     @property
     def num_keys(self) -> int:
-        return self.prefix_length + self.stop - self.first
+        return self.prefix_length + self.stop - self.first_key
 
     @property
     def num_scores(self) -> int:
@@ -151,7 +157,8 @@ class _Keys:
     def __init__(self, states: Tensor) -> None:
         self._states = states.contiguous()
         self._gradient: Tensor | None = None
-        self._joined: tuple[tuple[int, ...], Tensor] | None = None
+        self._place: tuple[int, ...] | None = None
+        self._behind_prefix: Tensor | None = None
 
     @property
     def gradient(self) -> Tensor:
@@ -162,20 +169,24 @@ class _Keys:
     def of(self, block: _Block) -> Tensor:
         """Shape (key heads, keys, d): the prefix first."""
         if block.prefix_length == 0:
-            return self._states[:, block.first : block.stop]
-        # Joined once for all blocks of a segment, if no window gives each its own part of it.
-        stop = block.segments[-1].stop
-        place = (block.prefix_start, block.prefix_length, block.first, stop)
-        if self._joined is None or self._joined[0] != place:
-            prefix = self._states.narrow(1, block.prefix_start, block.prefix_length)
-            self._joined = place, torch.cat([prefix, self._states[:, block.first : stop]], dim=1)
-        return self._joined[1][:, : block.num_keys]
+            return self._states[:, block.first_key : block.stop]
+        # Joined once for all blocks of a segment, with as much of the prefix as no window hides.
+        last = block.segments[-1]
+        stop = last.stop if len(block.segments) == 1 else block.stop
+        place = (last.prefix_start, last.prefix_length, block.first_key, stop)
+        if self._behind_prefix is None or self._place != place:
+            self._behind_prefix = None  # before the next one is made
+            prefix = self._states.narrow(1, last.prefix_start, last.prefix_length)
+            own = self._states[:, block.first_key : stop]
+            self._place, self._behind_prefix = place, torch.cat([prefix, own], dim=1)
+        cut = block.prefix_start - last.prefix_start
+        return self._behind_prefix.narrow(1, cut, block.num_keys)
 
     def add(self, block: _Block, weights: Tensor, rows: Tensor) -> None:
         """Add sum_i weights_ij rows_i to the gradient of each key j of a block."""
         gradient, num_prefix = self.gradient, block.prefix_length
         found = torch.bmm(weights.transpose(1, 2), rows)
-        gradient[:, block.first : block.stop].add_(found[:, num_prefix:])
+        gradient[:, block.first_key : block.stop].add_(found[:, num_prefix:])
         if num_prefix:
             gradient.narrow(1, block.prefix_start, num_prefix).add_(found[:, :num_prefix])
 
@@ -196,20 +207,24 @@ def lay_blocks(
         window: Keys a query sees, itself included; None is all.
         dtype: Of the scores.
     """
+    if window is not None and window >= plan.max_keys:
+        window = None
     # Kept with the row and no longer: what is made while tensors have no content has none.
     name = ("blocks", num_key_heads, repeats, window, dtype)
     if name not in plan.masks:
-        alike: dict[tuple[int, int], Tensor] = {}
+        alike: dict[tuple[tuple[int, int], bool], Tensor] = {}
         laid: LaidBlocks = []
         for block in _blocks(plan, num_key_heads, repeats, window):
             if len(block.segments) > 1:
                 laid.append((block, _added(_hidden_between(block), repeats, dtype)))
                 continue
-            # Without a window, only the block's own tokens can be hidden from a query.
-            size = block.num_queries, block.num_queries if window is None else block.num_keys
-            if size not in alike:
-                alike[size] = _added(_hidden_within(*size, window), repeats, dtype)
-            laid.append((block, alike[size]))
+            # Where no window reaches, only the block's own tokens can be hidden from a query.
+            is_cut = window is not None and block.num_keys > window
+            size = block.num_queries, block.num_keys if is_cut else block.num_queries
+            if (size, is_cut) not in alike:
+                hidden = _hidden_within(*size, window if is_cut else None)
+                alike[size, is_cut] = _added(hidden, repeats, dtype)
+            laid.append((block, alike[size, is_cut]))
         plan.masks[name] = laid
     found: LaidBlocks = plan.masks[name]
     return found
@@ -218,17 +233,18 @@ def lay_blocks(
 def _blocks(
     plan: SegmentPlan, num_key_heads: int, repeats: int, window: int | None
 ) -> list[_Block]:
-    """The blocks of a row, in order: each of one segment, and joined where that is cheaper."""
+    """The blocks of a row, in order; where a segment begins, joined with the last if cheaper."""
     most = max(1, min(_ROWS, _MAX_SCORES // (num_key_heads * plan.max_keys)) // repeats)
     worth = _SCORES_OF_A_BLOCK // (num_key_heads * repeats)
     blocks: list[_Block] = []
     for segment in plan.segments:
         for start in range(segment.start, segment.stop, most):
             block = _cut(segment, start, min(start + most, segment.stop), window)
-            if blocks:
-                joined = _joined(blocks[-1], block)
+            if blocks and start == segment.start:
+                joined = _join(blocks[-1], block)
                 more = joined.num_scores - blocks[-1].num_scores - block.num_scores
-                # Between segments nothing counts how far a window reaches.
+                # Between segments nothing counts how far a window reaches. (With as many keys as
+                # the window has, the block of one query may have lost some.)
                 is_near = window is None or max(blocks[-1].num_keys, block.num_keys) < window
                 if more <= worth and joined.num_queries <= 2 * most and is_near:
                     blocks[-1] = joined
@@ -252,13 +268,13 @@ def _cut(segment: Segment, start: int, stop: int, window: int | None) -> _Block:
     return _Block(start, stop, prefix_start, num_prefix, first, (segment,))
 
 
-def _joined(one: _Block, other: _Block) -> _Block:
+def _join(one: _Block, other: _Block) -> _Block:
     """The block of both, which stand behind each other."""
-    segments = (*one.segments, *(s for s in other.segments if s is not one.segments[-1]))
+    segments = one.segments + other.segments
     prefix = one.prefix_start, one.prefix_length
     if one.prefix_length and prefix == (other.prefix_start, other.prefix_length):
         return one._replace(stop=other.stop, segments=segments)
-    first = min(b.prefix_start if b.prefix_length else b.first for b in (one, other))
+    first = min(b.prefix_start if b.prefix_length else b.first_key for b in (one, other))
     return _Block(one.start, other.stop, first, 0, first, segments)
 
 
@@ -270,16 +286,16 @@ def _hidden_within(num_queries: int, num_keys: int, window: int | None) -> NDArr
 
 
 def _hidden_between(block: _Block) -> NDArray[np.bool_]:
-    """The same for several segments, without the first keys if every query sees them."""
+    """The same for several segments, without the leading keys that every query sees."""
     hidden = np.ones((block.num_queries, block.num_keys), np.bool_)
     for segment in block.segments:
         start, stop = max(segment.start, block.start), min(segment.stop, block.stop)
         queries = hidden[start - block.start : stop - block.start]
-        own = block.prefix_length + segment.start - block.first
+        own = block.prefix_length + segment.start - block.first_key
         queries[:, own : own + stop - segment.start] = ~np.tri(
             stop - start, stop - segment.start, start - segment.start, dtype=np.bool_
         )
-        prefix = 0 if block.prefix_length else segment.prefix_start - block.first
+        prefix = 0 if block.prefix_length else segment.prefix_start - block.first_key
         queries[:, prefix : prefix + segment.prefix_length] = False
     return hidden[:, hidden.any(axis=0).argmax() :]
 

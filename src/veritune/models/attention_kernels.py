@@ -1,6 +1,7 @@
 """Kernels that carry out a segment plan, all with one meaning and one signature.
 
 - `loop`: one exact call per segment, anywhere and for any rule of scores. The others must equal it.
+- `blocks`: for processors, small products over blocks of queries (`attention_blocks.py`).
 - `varlen`: torch's flash kernel for sequences of any length, over gathered keys.
 - `flash`: the same from the package flash-attn, which also bounds scores.
 - `flex`: a compiled kernel that reads who sees whom from a block mask.
@@ -322,7 +323,7 @@ def _mark_tiles(
     segment: Segment, widest: int, partly: Tensor, fully: Tensor, *, sees_all: bool
 ) -> None:
     """Mark the tiles in which a segment's queries see some key, and those in which all see all."""
-    stop = segment.start + segment.length
+    stop = segment.stop
     prefix_stop = segment.prefix_start + segment.prefix_length
     for tile in range(segment.start // _TILE, -(-stop // _TILE)):
         first, last = max(segment.start, tile * _TILE), min(stop, (tile + 1) * _TILE) - 1

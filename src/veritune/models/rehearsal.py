@@ -38,7 +38,7 @@ _TILE_BYTES = 2**26
 """Logits of the head of a skeleton that exist at a time."""
 
 _BLOCK_ROWS = 128
-"""Queries whose scores exist at a time."""
+"""Queries whose scores a GPU's kernel holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RowMemory:
     """Tokens of the row, padding included."""
 
     activations: int
-    """Bytes that the layers keep for the backward pass."""
+    """Bytes that the layers keep for the backward pass, or with the row."""
 
     peak: int
     """Most bytes that live at a time in the forward and backward pass, activations among them."""
@@ -258,7 +258,11 @@ class _OutlinedAttention(torch.autograd.Function):
             num_key_heads = key.shape[1]
             laid = lay_blocks(plan, num_key_heads, heads // num_key_heads, window, query.dtype)
             ctx.num_scores = heads * most_scores(laid)
-            made = [torch.empty_like(key), torch.empty_like(value), rows.new_empty(ctx.num_scores)]
+            # Keys and values behind each other, and again where a prefix stands elsewhere.
+            ctx.copies = [t.shape for t in (key[0], value[0])]
+            if any(block.prefix_length for block, _ in laid):
+                ctx.copies += [(t.shape[1], plan.max_keys, t.shape[3]) for t in (key, value)]
+            made = [rows.new_empty(ctx.num_scores), *map(rows.new_empty, ctx.copies)]
             del made
             normalizer = query.new_empty(heads, tokens)
             ctx.save_for_backward(rows, key, value, normalizer)
@@ -269,7 +273,8 @@ class _OutlinedAttention(torch.autograd.Function):
             normalizer = query.new_empty(heads, tokens, dtype=torch.float32)
             ctx.num_scores = heads * min(plan.max_queries, _BLOCK_ROWS) * plan.max_keys
             ctx.save_for_backward(rows, key, value, out, normalizer)
-        ctx.num_tokens, ctx.is_by_blocks = tokens, is_by_blocks
+            ctx.copies = []
+        ctx.num_tokens = tokens
         return out
 
     @staticmethod
@@ -277,7 +282,7 @@ class _OutlinedAttention(torch.autograd.Function):
         rows, key, value = ctx.saved_tensors[:3]
         # The upstream gradient by heads, that of the rows, and scores with theirs.
         made = [torch.empty_like(upstream), rows.new_empty(2, ctx.num_scores)]
-        made.extend(torch.empty_like(t) for t in (key, value) if ctx.is_by_blocks)
+        made.extend(map(rows.new_empty, ctx.copies))
         gradients = [torch.empty_like(key), torch.empty_like(value)]
         d_key, d_value = (t[:, :, : ctx.num_tokens] for t in gradients)
         d_query = torch.empty_like(rows)[None]

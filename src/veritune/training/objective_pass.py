@@ -237,6 +237,9 @@ class ObjectivePass:
         for row in rows:
             tokens += torch.tensor([row.batch.num_tokens, row.batch.num_data_tokens])
             seen.extend(self._outcomes(row, batch, facts, normalizer, backward))
+            if row.batch.plan is not None:
+                # The rows of a batch live until its end, and what layers made for one need not.
+                row.batch.plan.masks.clear()
         losses = torch.zeros(len(batch.indices), dtype=torch.float64)
         sums = MetricSums(card.data, self.objective.reward_scale)
         totals = torch.zeros(2, 2, dtype=torch.float64)
