@@ -16,11 +16,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from kept_results import RESULTS, keep
@@ -29,19 +29,35 @@ from step.cases import CASES, SEED, SHAPES, Case, Shape, record_tokens, write_mo
 from step.document import table, write_page
 
 from veritune.batches.order import RecordOrder
+from veritune.models.adapters import AdapterConfig
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
 LEARNING_RATE = 1e-4
-CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "veritune": ("step.veritune_worker", {}),
-    "trl": ("step.trl_worker", {}),
-    "trl_tuned": (
-        "step.trl_worker",
-        {"precompute_ref_log_probs": True, "gradient_checkpointing": False},
+
+
+class Contestant(NamedTuple):
+    """Who takes part."""
+
+    module: str
+    """The worker."""
+
+    train: dict[str, Any]
+    """Its training settings beyond what the case gives."""
+
+    without: str | None = None
+    """What of Veritune is replaced by the plain way, from `step.without`."""
+
+
+CONTESTANTS = {
+    "veritune": Contestant("step.veritune_worker", {}),
+    "trl": Contestant("step.trl_worker", {}),
+    "trl_tuned": Contestant(
+        "step.trl_worker", {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
     ),
 }
-"""Who takes part: the worker, and its training settings beyond what the case gives."""
+PACKAGES = ("trl", "accelerate")
+"""Of peers; others are named beside every result."""
 
 
 @dataclass
@@ -76,13 +92,12 @@ class Worker:
             self.error = f"ended with exit code {self.process.wait()}"
 
 
-def start(name: str, case: Case, task: dict[str, Any], log: Path) -> Worker:
+def start(name: str, contestant: Contestant, task: dict[str, Any], log: Path) -> Worker:
     """Start a contestant and wait until it stands before its first step."""
-    module, train = CONTESTANTS[name]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "true"}
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", contestant.module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log.open("w"),
@@ -90,21 +105,29 @@ def start(name: str, case: Case, task: dict[str, Any], log: Path) -> Worker:
         env=environment,
     )
     worker = Worker(name, process)
-    worker.send(json.dumps({**task, "train": train, "output": f"{task['folder']}/{name}"}))
+    own = {"train": contestant.train, "without": contestant.without}
+    worker.send(json.dumps({**task, **own, "output": f"{task['folder']}/{name}"}))
     worker.read()
     return worker
 
 
 def measure(
-    case: Case, pairs: Path | None, contestants: list[str], show: Callable[[str], None]
+    case: Case,
+    pairs: Path | None,
+    contestants: Mapping[str, Contestant],
+    show: Callable[[str], None],
 ) -> dict[str, Any]:
     """One case: every contestant makes each step in turn."""
+    if case.peer_recomputes and "trl_tuned" in contestants:
+        tuned = contestants["trl_tuned"]
+        recomputes = tuned._replace(train={**tuned.train, "gradient_checkpointing": True})
+        contestants = {**contestants, "trl_tuned": recomputes}
     shape = SHAPES[case.shape]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="preference-step-") as name:
         folder = Path(name)
         records = write_records(case, folder, pairs)
-        model = write_model(case, folder, records)
+        model = write_model(case, folder, pairs)
         groups = record_tokens(model, records)
         order = RecordOrder(len(groups), SEED).slice(0, len(groups))
         rows = case.groups * case.completions // 2
@@ -122,12 +145,13 @@ def measure(
             "objective": "dpo" if case.completions == 2 else "plackett_luce",
             "rows_per_device": rows // case.peer_accumulation,
             "accumulation": case.peer_accumulation,
-            "dtype": "bfloat16" if shape.parameters > 1e9 else "float32",
+            # Of the weights, as Veritune keeps them; on a GPU both compute in bfloat16.
+            "dtype": "float32",
         }
         workers = []
-        for contestant in contestants:
-            worker = start(contestant, case, task, folder / f"{contestant}.log")
-            show(f"  {contestant:<10} ready after {worker.facts.get('ready', float('nan')):.1f} s")
+        for who, contestant in contestants.items():
+            worker = start(who, contestant, task, folder / f"{who}.log")
+            show(f"  {who:<10} ready after {worker.facts.get('ready', float('nan')):.1f} s")
             workers.append(worker)
         rates = _steps(workers, case, shape, device, show)
         for worker in workers:
@@ -148,11 +172,16 @@ def measure(
         "completions": case.completions,
         "groups": case.groups,
         "adapter": case.adapter,
+        "lengths": None if case.lengths is None else asdict(case.lengths),
+        "long_prompts": case.long_prompts,
+        "dtype": task["dtype"],
+        "peer_accumulation": case.peer_accumulation,
         "steps": _counts(case, in_order),
         "matrix_rates": rates,
         "contestants": {
             worker.name: {
                 "error": worker.error,
+                "settings": contestants[worker.name].train,
                 "setup_seconds": worker.facts.get("ready"),
                 "resident_bytes": worker.facts.get("resident_bytes"),
                 "peak_bytes": worker.facts.get("peak_bytes"),
@@ -233,8 +262,10 @@ def main() -> None:
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "trl": version("trl"),
+        **{name: version(name) for name in PACKAGES},
         "learning_rate": LEARNING_RATE,
+        "seed": SEED,
+        "adapter": AdapterConfig().model_dump(),
         "cases": {},
     }
     # Half an hour of measuring outlives what interrupts it, and replaces nothing before its end.
@@ -246,7 +277,10 @@ def main() -> None:
         print(f"{case.name}: {case.title}", flush=True)
         wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
         result = measure(
-            wanted, arguments.pairs, arguments.contestants, lambda text: print(text, flush=True)
+            wanted,
+            arguments.pairs,
+            {name: CONTESTANTS[name] for name in arguments.contestants},
+            lambda text: print(text, flush=True),
         )
         facts["cases"][case.name] = result
         print(table({case.name: result}), flush=True)

@@ -50,7 +50,7 @@ def shares(case: Case, pairs: Path | None) -> dict[str, float]:
         folder = Path(name)
         records = write_records(case, folder, pairs)
         task = {
-            "model": str(write_model(case, folder, records)),
+            "model": str(write_model(case, folder, pairs)),
             "records": str(records),
             "objective": "dpo" if case.completions == 2 else "plackett_luce",
             "output": f"{name}/run",

@@ -42,7 +42,7 @@ def useful_tokens(groups: Sequence[Group]) -> int:
 
 
 def matrix_rate(shape: Shape, *, device: torch.device, turns: int = 5) -> float:
-    """Operations per second of a feed-forward product of the shape, the best of some turns."""
+    """Operations per second of a feed-forward product of the shape, the median of some turns."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     rows = 16_384 if device.type == "cuda" else 2048
     left = torch.randn(rows, shape.hidden, device=device, dtype=dtype)

@@ -122,6 +122,9 @@ class Case:
     peer_accumulation: int = 1
     """Portions in which the peer works through a step's rows, where they would not fit at once."""
 
+    peer_recomputes: bool = False
+    """Whether the peer computes activations twice when tuned too, where they would not fit."""
+
     @property
     def records(self) -> int:
         """Records that the case needs, the uncounted step included."""
@@ -129,7 +132,7 @@ class Case:
 
 
 _CPU = (
-    Case("real", "300 real pairs", None),
+    Case("real", "real pairs", None),
     Case("ultrafeedback", "like UltraFeedback", ULTRAFEEDBACK),
     Case("tldr", "like TL;DR", TLDR),
     Case("hh", "like HH", HH),
@@ -143,9 +146,10 @@ _CPU = (
         "16 short pairs, 2 of their prompts with 10,000 tokens",
         SHORT,
         groups=16,
-        steps=1,
+        steps=2,
         long_prompts=2,
         peer_accumulation=4,
+        peer_recomputes=True,
     ),
 )
 _CUDA = tuple(
@@ -186,7 +190,8 @@ def write_records(case: Case, folder: Path, pairs: Path | None) -> Path:
     file = folder / "records.jsonl"
     if case.lengths is None:
         assert pairs is not None, "the caller has looked"
-        rows = pairs.read_text(encoding="utf-8").splitlines()[: case.records]
+        every = pairs.read_text(encoding="utf-8").splitlines()
+        rows = random.Random(SEED).sample(every, min(case.records, len(every)))
         file.write_text("\n".join(rows) + "\n", encoding="utf-8")
         return file
     with file.open("w", encoding="utf-8") as stream:
@@ -226,8 +231,15 @@ _TURNS = (
 """Nothing behind the end of a turn: TRL would learn it too, and Veritune learns up to the end."""
 
 
-def write_model(case: Case, folder: Path, records: Path) -> Path:
-    """A model folder of the case's shape with random weights, and a tokenizer for its records."""
+def write_model(case: Case, folder: Path, pairs: Path | None) -> Path:
+    """A model folder of the case's shape with random weights, and a tokenizer for its records.
+
+    Args:
+        case: Which shape, and what its records consist of.
+        folder: Where the model's folder goes.
+        pairs: The file of real pairs, all of which a tokenizer learns from; for a case without
+            lengths.
+    """
     shape = SHAPES[case.shape]
     sizes = {
         "vocab_size": shape.vocab,
@@ -247,8 +259,8 @@ def write_model(case: Case, folder: Path, records: Path) -> Path:
     dtype = torch.bfloat16 if shape.parameters > 1e9 else torch.float32
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if case.lengths is None:
-        texts = _texts_of_pairs(records)
-        tokenizer = byte_level_tokenizer(texts, vocab_size=shape.vocab)
+        assert pairs is not None, "the caller has looked"
+        tokenizer = byte_level_tokenizer(_texts_of_pairs(pairs), vocab_size=shape.vocab)
         tokenizer.chat_template = _TURNS
     else:
         tokenizer = _word_tokenizer(shape.vocab)
@@ -283,9 +295,9 @@ def _letters() -> Iterator[str]:
             yield "".join(letters)
 
 
-def _texts_of_pairs(records: Path) -> list[str]:
+def _texts_of_pairs(pairs: Path) -> list[str]:
     texts = []
-    for line in records.read_text(encoding="utf-8").splitlines():
+    for line in pairs.read_text(encoding="utf-8").splitlines():
         for turns in json.loads(line).values():
             texts += [turn["content"] for turn in turns]
     return texts

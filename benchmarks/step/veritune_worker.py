@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from step import without
 from step.turns import Turns
 from veritune.commands.display import Display
 from veritune.commands.train import train
@@ -39,6 +40,8 @@ def main() -> None:
     """Train as `veritune train` does, pausing between steps."""
     turns = Turns()
     task = turns.task
+    if task["without"] is not None:
+        without.PLAIN_WAYS[task["without"]]()
 
     def between(_: object, step: int) -> Mapping[str, float] | None:
         turns.boundary(is_last=step == task["steps"] + 1)

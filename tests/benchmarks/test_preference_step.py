@@ -11,7 +11,14 @@ import torch
 from step.bound import matrix_rate, step_operations, useful_tokens
 from step.cases import CASES, SHAPES, Case, peer_pairs, record_tokens, write_model, write_records
 from step.document import document, growth_picture, measured, ratio_picture, table
-from transformers import AutoModelForCausalLM
+from step.without import PLAIN_WAYS
+from step_gains import GAINS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from veritune.batches.prefetch import Prefetch
+from veritune.commands.train_settings import TrainConfig
+from veritune.models import attention, forward
+from veritune.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,7 +38,7 @@ def test_a_shape_counts_the_weights_of_its_published_configuration(shape: str) -
 def test_records_have_the_lengths_that_were_drawn(tmp_path: Path) -> None:
     case = case_of("ultrafeedback", steps=99)
     records = write_records(case, tmp_path, None)
-    lengths = record_tokens(write_model(case, tmp_path, records), records)
+    lengths = record_tokens(write_model(case, tmp_path, None), records)
     prompts = statistics.median(prompt for prompt, _ in lengths)
     completions = statistics.median(size for _, sizes in lengths for size in sizes)
     # An end token behind each completion.
@@ -39,10 +46,41 @@ def test_records_have_the_lengths_that_were_drawn(tmp_path: Path) -> None:
     assert completions - 1 == pytest.approx(250, rel=0.15)
 
 
+def test_real_pairs_are_drawn_from_all_and_their_tokenizer_learns_from_all(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    words = [f"word{number}" for number in range(300)]
+
+    def turns(word: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"{word} {word} {word}"}]
+
+    lines = [{side: turns(w) for side in ("prompt", "chosen", "rejected")} for w in words]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    case = case_of("real", shape="tiny")
+    drawn = write_records(case, tmp_path, pairs).read_text().splitlines()
+    places = [words.index(json.loads(line)["chosen"][0]["content"].split()[0]) for line in drawn]
+    assert len(set(places)) == case.records == 36
+    assert max(places) > 200
+    tokenizer = AutoTokenizer.from_pretrained(write_model(case, tmp_path, pairs))
+    assert all(len(tokenizer(word)["input_ids"]) < len(word) for word in words)
+
+
+def test_every_part_that_is_taken_away_is_a_part(tmp_path: Path) -> None:
+    """Its name in `step.without` exists, and what it replaces is still there to be replaced."""
+    named = {gain.without for gain in GAINS.values()} - {None}
+    assert named == set(PLAIN_WAYS)
+    for gain in GAINS.values():
+        TrainConfig.model_validate(
+            {"model": "m", "data": "d", "objective": "dpo", "output": "o", "train": gain.train}
+        )
+    assert loop.Prefetch is Prefetch
+    assert "loop" in attention.KERNELS and "blocks" in attention.KERNELS
+    assert forward.BUDGET_BYTES["cpu"] > 1
+
+
 def test_long_prompts_stand_in_every_step_but_the_first(tmp_path: Path) -> None:
-    case = case_of("long", shape="tiny")
+    case = case_of("long", shape="tiny", steps=1)
     records = write_records(case, tmp_path, None)
-    lengths = record_tokens(write_model(case, tmp_path, records), records)
+    lengths = record_tokens(write_model(case, tmp_path, None), records)
     assert [prompt for prompt, _ in lengths if prompt > 1000] == [10_000, 10_000]
     assert all(prompt < 1000 for prompt, _ in lengths[:16])
 
@@ -75,9 +113,7 @@ def test_the_bound_counts_what_a_step_multiplies() -> None:
 
 def test_trunk_weights_are_those_of_the_model_itself(tmp_path: Path) -> None:
     case = case_of("tldr", shape="tiny", steps=1)
-    model = AutoModelForCausalLM.from_pretrained(
-        write_model(case, tmp_path, write_records(case, tmp_path, None))
-    )
+    model = AutoModelForCausalLM.from_pretrained(write_model(case, tmp_path, None))
     matrices = [p for name, p in model.named_parameters() if "proj" in name and p.dim() == 2]
     assert sum(p.numel() for p in matrices) == SHAPES["tiny"].trunk_parameters
 

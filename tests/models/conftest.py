@@ -126,11 +126,27 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+MIXTURES = ["mixtral", "qwen3-moe", "deepseek-v3", "gpt-oss"]
+"""Architectures with experts, which transformers loads with "grouped_mm": all in one product."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `family` runs for every architecture, or for those that it names."""
+    """A test that takes `family` runs for every architecture, or for those that it names.
+
+    One that takes `experts` too runs for mixtures once more, with their experts in one product;
+    one that takes `mixture` runs for these only.
+    """
+    if "mixture" in metafunc.fixturenames:
+        metafunc.parametrize("mixture", MIXTURES)
     named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if "family" in metafunc.fixturenames and not any("family" in names for names in named):
+    if "family" not in metafunc.fixturenames or any("family" in names for names in named):
+        return
+    if "experts" not in metafunc.fixturenames:
         metafunc.parametrize("family", list(CONFIGS))
+        return
+    cases = [pytest.param(family, "eager", id=family) for family in CONFIGS]
+    cases += [pytest.param(family, "grouped_mm", id=f"{family}-grouped") for family in MIXTURES]
+    metafunc.parametrize(("family", "experts"), cases)
 
 
 @torch.no_grad()
@@ -148,15 +164,17 @@ def with_large_weights(model: Any, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Any]:
-    """A model of a family, with large weights; `changes` go to its config."""
+    """A model of a family, with large weights; `changes` go to its config.
 
-    def make(family: str, *, seed: int = 0, **changes: Any) -> Any:
+    `experts` is how the experts of a mixture are multiplied: one by one, unless told otherwise.
+    """
+
+    def make(family: str, *, seed: int = 0, experts: str = "eager", **changes: Any) -> Any:
         config = CONFIGS[family]()
         for name, value in changes.items():
             assert hasattr(config, name), name
             setattr(config, name, value)
-        # The grouped kernel of experts exists for half precision; the plain one for all.
-        config._experts_implementation = "eager"
+        config._experts_implementation = experts
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -228,5 +246,11 @@ def exact_logprobs() -> Callable[[Any, Sequence[TokenizedRecord]], Tensor]:
 
 @pytest.fixture(scope="session")
 def in_float64() -> Callable[[Any], Any]:
-    """A copy of a model in float64."""
-    return lambda model: deepcopy(model).double()
+    """A copy of a model in float64, with its experts one by one."""
+
+    def wide(model: Any) -> Any:
+        copy = deepcopy(model).double()
+        copy.set_experts_implementation("eager")
+        return copy
+
+    return wide

@@ -37,8 +37,9 @@ class CausalModel:
     Args:
         hf_model: A model of transformers with an output head; adapters may have been put into it.
         sharing: How groups are laid out; `legality.py` finds out what the model bears.
-        precision: bf16 computes layers in bfloat16 from float32 weights; log-probabilities are
-            float32 in either case.
+        precision: bf16 computes layers in bfloat16 from float32 weights, but for the experts of a
+            mixture in one product, which autocast does not reach; log-probabilities are float32 in
+            either case.
         temperature: Logits are divided by it before the softmax.
         device_type: The kind of device that rows and parts of the head are cut for; None is the one
             that the model is on.

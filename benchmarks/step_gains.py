@@ -1,0 +1,85 @@
+"""What each part of a preference step gives: Veritune beside itself with one part missing.
+
+    python benchmarks/step_gains.py                     all cases; kept, with the page
+    python benchmarks/step_gains.py --only tldr         printed, and not kept
+
+The contestants take turns, as in `preference_step.py`, whose cases and workers these are.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from kept_results import RESULTS, keep
+from preference_step import Contestant, measure
+from step.cases import CASES
+from step.document import write_page
+
+PAGE = RESULTS.parents[1] / "docs" / "performance.md"
+WORKER = "step.veritune_worker"
+GAINS = {
+    "each prompt once": Contestant(WORKER, {"sharing": "packed"}),
+    "each prompt once, no padding": Contestant(WORKER, {"sharing": "padded"}),
+    "activations kept": Contestant(WORKER, {"gradient_checkpointing": True}),
+    "logits kept": Contestant(WORKER, {}, "kept logits"),
+    "attention by blocks": Contestant(WORKER, {}, "attention by blocks"),
+    "batches made ahead": Contestant(WORKER, {}, "batches ahead"),
+    "fused optimizer": Contestant(WORKER, {}, "fused optimizer"),
+}
+"""What is missing, and how it is taken away."""
+
+NAMES = ("real", "ultrafeedback", "tldr", "k8")
+
+
+def gains(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How many times the time and the memory a step takes without each part."""
+    contestants = result["contestants"]
+    whole = contestants["veritune"]
+    found = {}
+    for name in GAINS:
+        one = contestants[name]
+        if one["error"] is not None:
+            found[name] = {"error": one["error"]}
+            continue
+        ratios = [a / b for a, b in zip(one["seconds"], whole["seconds"], strict=True)]
+        found[name] = {
+            "time": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+            "memory": one["peak_bytes"] / whole["peak_bytes"],
+        }
+    return found
+
+
+def main() -> None:
+    """Measure the cases; keep what each part gives."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
+    parser.add_argument("--steps", type=int, help="measured steps of each case")
+    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
+    arguments = parser.parse_args()
+    contestants = {"veritune": Contestant(WORKER, {}), **GAINS}
+    rows: list[dict[str, Any]] = []
+    for case in CASES["cpu"]:
+        is_wanted = case.name in (arguments.only or NAMES)
+        if not is_wanted or (case.lengths is None and arguments.pairs is None):
+            continue
+        print(f"{case.name}: {case.title}", flush=True)
+        wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
+        result = measure(wanted, arguments.pairs, contestants, lambda text: print(text, flush=True))
+        rows.append({"case": case.title, "gains": gains(result)})
+        for name, gain in rows[-1]["gains"].items():
+            told = gain.get("error") or f"{gain['time']:.2f} x time, {gain['memory']:.2f} x memory"
+            print(f"  without {name}: {told}", flush=True)
+    if arguments.only is None:
+        keep(RESULTS / "step_gains.json", {"threads": torch.get_num_threads(), "rows": rows})
+        write_page(RESULTS, PAGE)
+
+
+if __name__ == "__main__":
+    main()
