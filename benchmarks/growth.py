@@ -6,6 +6,10 @@
 Short pairs and a small model, so that what grows with the number of records shows beside the steps:
 reading, tokenizing, the reference's log-probabilities, the order, the log. Each size runs in a
 process of its own, with an empty cache.
+
+What steps waited for their batches is added up beside their own time; the first batch of all, which
+no step hides, is in it. The peak is that of the process that trains: the processes that tokenize
+for it are not in it (`prepare_records.py` counts those).
 """
 
 import argparse
@@ -48,9 +52,14 @@ def train(task: dict[str, str]) -> None:
     train_run(TrainConfig.model_validate(settings), Display(quiet=True))
     seconds = time.perf_counter() - began
     lines = (Path(task["output"]) / "metrics.jsonl").read_text().splitlines()
-    steps = [line["seconds"] for line in map(json.loads, lines) if "seconds" in line]
+    steps = [line for line in map(json.loads, lines) if "seconds" in line]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    facts = {"seconds": seconds, "step_seconds": sum(steps), "peak_bytes": peak}
+    facts = {
+        "seconds": seconds,
+        "step_seconds": sum(line["seconds"] for line in steps),
+        "waited_seconds": sum(line["waited"] for line in steps),
+        "peak_bytes": peak,
+    }
     print(json.dumps(facts), flush=True)
 
 
@@ -89,7 +98,8 @@ def main() -> None:
         row = rows[-1]
         print(
             f"{records:>9,} records: {row['seconds']:7.1f} s, of which steps "
-            f"{row['step_seconds']:7.1f} s ({records / row['step_seconds']:,.0f} records/s), peak "
+            f"{row['step_seconds']:7.1f} s ({records / row['step_seconds']:,.0f} records/s), "
+            f"waited for batches {row['waited_seconds']:.3f} s, peak "
             f"{row['peak_bytes'] / 1e6:,.0f} MB",
             flush=True,
         )

@@ -1,6 +1,6 @@
 """How fast records become tokens, and in how much memory, from a thousand to a million of them.
 
-    python benchmarks/prepare_records.py                        all sizes; keeps the results
+    python benchmarks/prepare_records.py                        all sizes; keeps and draws
     python benchmarks/prepare_records.py --records 1000 10000   some sizes, printed and not kept
 
 Pairs of dialogues of 100 to 300 tokens, made up of invented words that are as frequent as words
@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 from kept_results import RESULTS, keep
+from step.document import write_page
 
 from veritune.commands.display import Display
 from veritune.commands.run_data import prepare_run_data
@@ -45,6 +46,7 @@ NUM_WORDS = 8_000
 VOCAB_SIZE = 16_384
 TEXTS_OF_TOKENIZER = 3_000
 SECONDS_BETWEEN_LOOKS = 0.05
+PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 MIB = 2**20
 
 
@@ -153,7 +155,7 @@ def measure(number: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and keep the results of all sizes."""
+    """Measure and print; keep and draw the results of all sizes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--records", type=int, nargs="+", help="sizes other than the usual ones")
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
@@ -167,6 +169,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if words.records is None:
         keep(RESULTS / "prepare_records.json", {"cores": num_cores(), "rows": rows})
+        write_page(RESULTS, PAGE)
 
 
 if __name__ == "__main__":

@@ -391,11 +391,21 @@ def test_check_shows_what_a_run_would_take(write, veritune):
     assert adapted["gradients"] < table["gradients"] / 4
 
 
-def test_check_says_what_to_change_where_a_run_does_not_fit(write, veritune):
+@pytest.mark.parametrize(("memory", "is_enough"), [("0.5MB", True), ("0.4MB", False)])
+def test_check_says_what_to_change_where_a_run_does_not_fit(memory, is_enough, write, veritune):
     file = write(PAIR | {"prompt": "x" * 300}, PAIR)
-    words = ("check", file, "model=models/tiny", "examples=0", "train.memory=0.4MB")
+    words = ("check", file, "model=models/tiny", "examples=0", f"train.memory={memory}")
     outcome = veritune(*words, "train.gradient_checkpointing=false")
     assert outcome.code == 0
     told = facts(outcome.out)
     assert told["memory"].endswith("it does not fit")
     assert re.match(r"(train|tokens|adapter)\S*=\S+ \([\d.]+ kB\)", told["to change"])
+    assert outcome.out.endswith("and a smaller model\n") != is_enough
+
+
+def test_check_proposes_a_smaller_model_where_no_setting_helps(write, veritune):
+    words = ("check", write(PAIR), "model=models/tiny", "examples=0", "train.memory=0.01MB")
+    told = facts(veritune(*words).out)
+    assert told["memory"].endswith("it does not fit")
+    assert told["rows"].endswith(", activations of all layers computed again")
+    assert told["to change"] == "a smaller model"

@@ -155,10 +155,11 @@ def test_every_line_of_the_log_holds_what_the_contract_promises(
     found = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in found] == list(range(1, NUM_STEPS + 1))
     for line in found:
-        for key in ("loss", "learning_rate", "gradient_norm", "tokens", "seconds"):
+        for key in ("loss", "learning_rate", "gradient_norm", "tokens", "seconds", "waited"):
             assert isinstance(line[key], int | float), key
         assert line["tokens"] > 0
         assert line["seconds"] > 0
+        assert line["waited"] >= 0
         assert line["gradient_norm"] > 0
 
 

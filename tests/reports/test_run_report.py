@@ -25,6 +25,7 @@ def step_line(step: int, **more) -> dict:
         "gradient_norm": 1.5,
         "tokens": 1000,
         "seconds": 0.5,
+        "waited": 0.1,
         **more,
     }
 
@@ -62,6 +63,7 @@ def test_the_headline_sums_tokens_and_seconds_of_the_steps(report):
     assert fact(html, "Steps") == "3"
     assert fact(html, "Tokens") == "3,000"
     assert fact(html, "Time in steps") == "1.5 s"
+    assert fact(html, "Waited for batches") == "0.30 s"
     assert fact(html, "Tokens per second") == "2,000"
     assert "direct preference optimization" in html
 

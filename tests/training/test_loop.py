@@ -1,13 +1,21 @@
+import itertools
 import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from run_world import World, lines, same_weights
 
+from veritune.batches.loader import GlobalBatch
 from veritune.models.forward import CausalModel
+from veritune.training import loop
+from veritune.training.log import read_metrics
 from veritune.training.loop import Interrupted
+from veritune.training.objective_pass import ObjectivePass, PreparedBatch
+from veritune.training.step import TrainingStep
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -103,3 +111,60 @@ def test_a_run_of_one_step_and_one_record_works(tmp_path: Path) -> None:
     world.train("dpo", "run", num_records=1, train__steps=1, train__batch_size=1)
     (line,) = lines(tmp_path / "run")
     assert line["loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_a_batch_is_prepared_while_the_step_before_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other: one behind the other, neither would come to its end."""
+    begun, ready = ([threading.Event() for _ in range(8)] for _ in range(2))
+    begun[0].set()
+    ready[7].set()
+    numbers = itertools.count(1)
+    prepare, run = ObjectivePass.prepare, TrainingStep.run
+
+    def preparing(objective_pass: ObjectivePass, batch: GlobalBatch) -> PreparedBatch:
+        number = next(numbers)
+        assert begun[number - 1].wait(timeout=30), f"step {number - 1} does not begin"
+        prepared = prepare(objective_pass, batch)
+        ready[number].set()
+        return prepared
+
+    def running(step: TrainingStep, number: int, batch: Any) -> dict[str, float]:
+        begun[number].set()
+        assert ready[number + 1].wait(timeout=30), f"nothing is prepared while step {number} runs"
+        return run(step, number, batch)
+
+    monkeypatch.setattr(ObjectivePass, "prepare", preparing)
+    monkeypatch.setattr(TrainingStep, "run", running)
+    World(tmp_path).train("dpo", "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_time_that_a_step_waited_for_its_batch_is_logged_beside_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    preparations = iter([5.0])
+    prepare, run = ObjectivePass.prepare, TrainingStep.run
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def preparing(objective_pass: ObjectivePass, batch: GlobalBatch) -> PreparedBatch:
+        passes(next(preparations, 0.0))
+        return prepare(objective_pass, batch)
+
+    def running(step: TrainingStep, number: int, batch: Any) -> dict[str, float]:
+        passes(2.0)
+        return run(step, number, batch)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(ObjectivePass, "prepare", preparing)
+    monkeypatch.setattr(TrainingStep, "run", running)
+    # What an evaluation between two steps takes is neither.
+    World(tmp_path).train("dpo", "run", measure=lambda *_: passes(1000.0))
+    found = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    times = [(line["waited"], line["seconds"]) for line in found]
+    assert times == [(5.0, 2.0), *[(0.0, 2.0)] * 5]

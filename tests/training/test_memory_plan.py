@@ -17,6 +17,7 @@ from veritune.training.memory_plan import (
     group_tokens,
     lengths_of,
     refuse_too_large,
+    ways_to_fit,
 )
 
 LARGEST, LONGEST = 4096, 200
@@ -144,6 +145,21 @@ def test_adapters_are_not_proposed_to_a_run_that_trains_them() -> None:
     adapted = planner(skeleton=Skeleton(CONFIG, adapter=AdapterConfig(rank=1)))
     found = adapted.plan(RowSettings(LARGEST))
     assert "adapter={}" not in dict(changes(adapted, found, 0, CONFIG, has_bf16=False))
+
+
+def test_a_smaller_model_is_what_is_left_where_the_changes_are_not_enough_or_none() -> None:
+    full = plan(LARGEST)
+    every = list(changes(planner(), full, 0, CONFIG, has_bf16=True))
+    some = ways_to_fit(planner(), full, every[1][1].total, CONFIG, has_bf16=True)
+    assert [way.split(" (")[0] for way in some] == [words for words, _ in every[:2]]
+    assert ways_to_fit(planner(), full, 0, CONFIG, has_bf16=True)[-1] == "a smaller model"
+    # Everything that could be changed has been.
+    smallest = planner(
+        skeleton=Skeleton(CONFIG, adapter=AdapterConfig(rank=1)),
+        lengths=Lengths(40, GroupShape(20, (11, 11)), step=400, total=4000),
+    )
+    found = smallest.plan(RowSettings(40, 1))
+    assert ways_to_fit(smallest, found, 0, CONFIG, has_bf16=False) == ["a smaller model"]
 
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:

@@ -157,11 +157,12 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """What a run logged, without the seconds that it took."""
+    """What a run logged, without the seconds that it took and waited."""
     text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     found = [json.loads(line) for line in text.splitlines()]
     for line in found:
         line.pop("seconds", None)
+        line.pop("waited", None)
     return found
 
 

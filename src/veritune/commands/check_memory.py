@@ -24,8 +24,8 @@ from veritune.training.memory_plan import (
     MemoryPlan,
     Planner,
     RowSettings,
-    changes,
     lengths_of,
+    ways_to_fit,
 )
 
 
@@ -68,18 +68,15 @@ def show_memory(
         return
     display.note("")
     display.console.print(_table(plan, device))
-    every = plan.rows.checkpoint_every
-    recomputed = "" if every is None else f", activations of one layer in {every} computed again"
     fits = plan.total <= available
     facts = {
         "memory": f"{in_words(plan.total)} of {in_words(available)} there"
         + ("" if fits else "; it does not fit"),
-        "rows": f"up to {plan.rows.tokens_per_row:,} tokens{recomputed}",
+        "rows": f"up to {plan.rows.tokens_per_row:,} tokens{plan.rows.recomputed}",
     }
     if not fits:
         has_bf16 = distributed.computes_in_bf16()
-        found = changes(planner, plan, available, settings.config, has_bf16=has_bf16)
-        ways = [f"{words} ({in_words(lower.total)})" for words, lower in found]
+        ways = ways_to_fit(planner, plan, available, settings.config, has_bf16=has_bf16)
         facts["to change"] = f"\n{' ' * len('to change')}  and ".join(ways)
     display.header(facts)
 

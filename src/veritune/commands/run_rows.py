@@ -89,10 +89,9 @@ class RunRows:
 
     def facts(self) -> dict[str, str]:
         """Budget and plan, for the header of a run."""
-        every = self.settings.checkpoint_every
-        recomputed = "" if every is None else f", activations of {_layers(every)} computed again"
         chosen = " (by train.memory)" if self.is_chosen else ""
-        told = {"rows": f"up to {self.settings.tokens_per_row} tokens{chosen}{recomputed}"}
+        rows = f"up to {self.settings.tokens_per_row} tokens{chosen}{self.settings.recomputed}"
+        told = {"rows": rows}
         if self.plan is not None:
             there = "" if self.available is None else f"; {in_words(self.available)} there"
             told["memory"] = f"{self.plan.in_words()}{there}"
@@ -258,7 +257,3 @@ def memory_taken(rows: RunRows) -> tuple[dict[str, Any], str]:
             if rows.has_plenty:
                 text += "; freed memory was kept for reuse, as there was plenty"
     return facts, text
-
-
-def _layers(every: int) -> str:
-    return "all layers" if every == 1 else f"one layer in {every}"

@@ -47,7 +47,7 @@ _OPTIMIZATION = (
 )
 _EXACT = ("learning_rate",)
 _HELD_OUT_RECORDS = HELD_OUT + "records"
-_SHOWN_AS_SPEED = ("tokens", "seconds", "fill")
+_SHOWN_AS_SPEED = ("tokens", "seconds", "waited", "fill")
 _MAX_LINES_TOGETHER = 4
 
 
@@ -55,8 +55,8 @@ def run_report(folder: Path) -> Path:
     """Write `report.html` into a run folder and return its file.
 
     The page shows whatever the folder holds: `config.yaml`, `provenance.json` and
-    `metrics.jsonl`, in which `tokens` and `seconds` are those of one step. What is missing is
-    named on the page.
+    `metrics.jsonl`, in which `tokens` and `seconds` are those of one step, and `waited` the seconds
+    before it in which its batch was not ready. What is missing is named on the page.
 
     Raises:
         RunFolderError: The folder does not exist.
@@ -90,13 +90,14 @@ def _lead(run: RunFolder, objective: str) -> str:
 def _facts(run: RunFolder) -> tuple[tuple[str, str], ...]:
     tokens, seconds = _total(run.values("tokens")), _total(run.values("seconds"))
     speed = tokens / seconds if seconds > 0 else math.nan
-    held_out = run.values(_HELD_OUT_RECORDS)
+    held_out, waited = run.values(_HELD_OUT_RECORDS), run.values("waited")
     return (
         ("Objective", _short(run.settings.get("objective")) or MISSING),
         ("Model", _short(run.settings.get("model")) or MISSING),
         ("Data", _data_files(run) or MISSING),
         ("Steps", format_count(len(run.steps))),
         ("Time in steps", format_seconds(seconds)),
+        *((("Waited for batches", format_seconds(_total(waited))),) if waited else ()),
         ("Tokens", format_count(tokens)),
         ("Tokens per second", format_count(speed)),
         *((("Held-out records", format_count(held_out[-1][1])),) if held_out else ()),

@@ -15,7 +15,7 @@ HELD_OUT = "eval/"
 """How the names of held-out measurements begin."""
 
 _NOT_MEASURED = frozenset({"step"})
-_COST_OF_TRAINING = frozenset({"tokens", "seconds", "fill"})
+_COST_OF_TRAINING = frozenset({"tokens", "seconds", "waited", "fill"})
 
 Series: TypeAlias = tuple[tuple[float, float], ...]
 """(step, value) in the order of steps; a value that is not a number is NaN."""

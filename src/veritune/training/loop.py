@@ -31,7 +31,7 @@ _DEFAULT_CHECKPOINTS = 10
 _STEPS_WORTH_COMPILING = 200
 _SMALLER = (
     "lower train.tokens_per_row, or set train.gradient_checkpointing=true or adapter={}; "
-    "veritune check --model says what each gives"
+    "veritune check with model= and these settings shows what a run then takes"
 )
 
 
@@ -131,6 +131,9 @@ def run_loop(
 ) -> Position:
     """Make the steps of a run from a position on.
 
+    The line of a step says beside its `seconds` how many seconds it `waited` for its batch, which
+    is prepared while the step before it computes; the first batch of all is always waited for.
+
     Args:
         step: Makes one optimizer step.
         loader: Gives the records of each step.
@@ -157,12 +160,14 @@ def run_loop(
         (step.objective_pass.prepare(batch), behind)
         for batch, behind in loader.batches(start.records)
     )
+    asked = time.perf_counter()
     with _signals() as received, Prefetch(prepared) as batches:
         for batch, behind in batches:
             began = time.perf_counter()
             with shortage_in_words(f"step {position.step + 1}", distributed.device(), _SMALLER):
                 line = step.run(position.step + 1, batch)
             line["seconds"] = time.perf_counter() - began
+            line["waited"] = began - asked
             position = Position(position.step + 1, behind, step.objective_pass.running.state)
             if log is not None:
                 log.write(line)
@@ -181,6 +186,7 @@ def run_loop(
                     raise Interrupted(received[0] if received else signal.SIGTERM, folder)
             if is_last:
                 break
+            asked = time.perf_counter()
     return position
 
 

@@ -49,6 +49,15 @@ class RowSettings:
     checkpoint_every: int | None = None
     """The activations of each n-th layer are computed again; None keeps all."""
 
+    @property
+    def recomputed(self) -> str:
+        """What stands behind the budget where activations are computed again, else nothing."""
+        if self.checkpoint_every is None:
+            return ""
+        every = self.checkpoint_every
+        layers = "all layers" if every == 1 else f"one layer in {every}"
+        return f", activations of {layers} computed again"
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -297,6 +306,20 @@ def _ways(
         yield f"tokens.max_length={text // 2}", replace(planner, lengths=shorter), rows
 
 
+def ways_to_fit(
+    planner: Planner, plan: MemoryPlan, limit: int, config: Any, *, has_bf16: bool
+) -> list[str]:
+    """What to change about a plan that does not fit, in words; at least one thing.
+
+    Each says what the run takes with it and those before it. Where all of them are not enough, or
+    there are none, the last is a smaller model.
+    """
+    found = list(changes(planner, plan, limit, config, has_bf16=has_bf16))
+    ways = [f"{words} ({in_words(lower.total)})" for words, lower in found]
+    is_enough = bool(found) and found[-1][1].total <= limit
+    return ways if is_enough else [*ways, "a smaller model"]
+
+
 def refuse_too_large(
     planner: Planner, plan: MemoryPlan, available: int, config: Any, *, has_bf16: bool
 ) -> None:
@@ -307,14 +330,11 @@ def refuse_too_large(
     """
     if plan.total <= available:
         return
-    found = list(changes(planner, plan, available, config, has_bf16=has_bf16))
-    ways = [f"{words} ({in_words(lower.total)})" for words, lower in found]
-    is_enough = bool(found) and found[-1][1].total <= available
+    ways = ways_to_fit(planner, plan, available, config, has_bf16=has_bf16)
     raise SettingsError(
         "the run does not fit into memory",
         where="train.memory",
         got=f"{in_words(plan.total)} needed, {in_words(available)} there",
         why=plan.in_words(),
-        fix=", and ".join([*ways, *([] if is_enough else ["a smaller model"])])
-        + "; train.memory=null tries all the same",
+        fix=", and ".join(ways) + "; train.memory=null tries all the same",
     )
