@@ -73,7 +73,7 @@ def test_every_part_that_is_taken_away_is_a_part(tmp_path: Path) -> None:
             {"model": "m", "data": "d", "objective": "dpo", "output": "o", "train": gain.train}
         )
     assert loop.Prefetch is Prefetch
-    assert "loop" in attention.KERNELS and "blocks" in attention.KERNELS
+    assert {"loop", "blocks"} <= set(attention.KERNELS)
     assert forward.BUDGET_BYTES["cpu"] > 1
 
 

@@ -58,7 +58,7 @@ def test_with_little_memory_rows_are_smaller_and_the_result_is_the_same(world: W
     world.train("dpo", "little", display=display, train__memory="3MB")
     much, little = (kept(world, run)["rows"]["tokens_per_row"] for run in ("plenty", "little"))
     assert little < much
-    assert display.facts["rows"].startswith(f"up to {little} tokens (by train.memory)")
+    assert display.facts["rows"].startswith(f"up to {little:,} tokens (by train.memory)")
     assert display.told("trial of the largest row")
     for one, other in zip(
         lines(world.folder / "plenty"), lines(world.folder / "little"), strict=True

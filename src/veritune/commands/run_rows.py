@@ -90,7 +90,7 @@ class RunRows:
     def facts(self) -> dict[str, str]:
         """Budget and plan, for the header of a run."""
         chosen = " (by train.memory)" if self.is_chosen else ""
-        rows = f"up to {self.settings.tokens_per_row} tokens{chosen}{self.settings.recomputed}"
+        rows = f"up to {self.settings.tokens_per_row:,} tokens{chosen}{self.settings.recomputed}"
         told = {"rows": rows}
         if self.plan is not None:
             there = "" if self.available is None else f"; {in_words(self.available)} there"
