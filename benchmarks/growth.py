@@ -69,7 +69,7 @@ def measure(records: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="growth-") as name:
         folder = Path(name)
         file = write_records(case, folder, None)
-        model = write_model(case, folder, file)
+        model = write_model(case, folder, None)
         task = {"model": str(model), "records": str(file)}
         task |= {"output": f"{name}/run", "cache": f"{name}/cache"}
         done = subprocess.run(
@@ -115,7 +115,7 @@ def _about() -> dict[str, Any]:
     case = Case("growth", "growth", LENGTHS, shape=SHAPE, groups=1, steps=999)
     with tempfile.TemporaryDirectory(prefix="growth-") as name:
         file = write_records(case, Path(name), None)
-        groups = record_tokens(write_model(case, Path(name), file), file)
+        groups = record_tokens(write_model(case, Path(name), None), file)
     tokens = sum(prompt + sum(completions) for prompt, completions in groups) / len(groups)
     return {"tokens": tokens, "parameters": SHAPES[SHAPE].parameters, "batch_size": BATCH}
 

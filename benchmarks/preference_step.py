@@ -1,6 +1,7 @@
 """One preference step through Veritune and TRL's DPOTrainer, in turns; writes docs/performance.md.
 
 make bench PAIRS=pairs.jsonl                 every case, in an environment of its own
+preference_step.py --resume                  the cases that an interrupted run has not measured
 preference_step.py --list                    names of the cases
 preference_step.py --only tldr --steps 3     some of them, printed and not kept
 preference_step.py --render                  docs/performance.md from the stored results
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from kept_results import RESULTS, keep
+from kept_results import RESULTS, keep, taken_part
 from step.bound import Group, matrix_rate, step_operations, useful_tokens
 from step.cases import CASES, SEED, SHAPES, Case, Shape, record_tokens, write_model, write_records
 from step.document import table, write_page
@@ -235,6 +236,18 @@ def _peer_tokens(facts: dict[str, Any]) -> int | None:
     return sum(sum(facts[name]) for name in names) if names[0] in facts else None
 
 
+def _resumed(kept: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The cases of an interrupted run, if it was made with the same things as this one."""
+    now = {"versions": taken_part(), **facts}
+    differ = [name for name, what in now.items() if name != "cases" and kept.get(name) != what]
+    if differ:
+        raise SystemExit(
+            f"the interrupted run differs in {', '.join(differ)}; leave out --resume to begin anew"
+        )
+    found: dict[str, Any] = kept["cases"]
+    return found
+
+
 def main() -> None:
     """Measure the cases, keep the results and write the page."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -244,6 +257,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--render", action="store_true", help="write the page and stop")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
+    parser.add_argument("--resume", action="store_true", help="keep what an interrupted run has")
     parser.add_argument("--steps", type=int, help="measured steps of each case")
     parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their cases")
     parser.add_argument(
@@ -265,12 +279,17 @@ def main() -> None:
         **{name: version(name) for name in PACKAGES},
         "learning_rate": LEARNING_RATE,
         "seed": SEED,
-        "adapter": AdapterConfig().model_dump(),
+        "adapter": AdapterConfig().model_dump(mode="json"),
         "cases": {},
     }
     # Half an hour of measuring outlives what interrupts it, and replaces nothing before its end.
     partial = file.with_suffix(".partial.json")
+    if arguments.resume and partial.is_file():
+        facts["cases"] = _resumed(json.loads(partial.read_text()), facts)
     for case in chosen:
+        if case.name in facts["cases"]:
+            print(f"{case.name}: measured before")
+            continue
         if case.lengths is None and arguments.pairs is None:
             print(f"{case.name}: left out; it needs real pairs, which --pairs names")
             continue

@@ -306,7 +306,10 @@ def _goals(cases: Sequence[Measured]) -> str:
                 case.curve <= CURVE_GOAL,
                 case,
             )
-    return "\n".join(["Goals that were set before measuring:", "", *lines])
+    told = ["Goals that were set before measuring:", "", *lines]
+    if any("not reached" in line for line in lines):
+        told += ["", "[Where the time goes](#where-the-time-goes) shows what is beyond the bound."]
+    return "\n".join(told)
 
 
 def _gains_section(results: Results) -> str:

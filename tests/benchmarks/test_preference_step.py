@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from kept_results import taken_part
+from preference_step import _resumed
 from step.bound import matrix_rate, step_operations, useful_tokens
 from step.cases import CASES, SHAPES, Case, peer_pairs, record_tokens, write_model, write_records
 from step.document import document, growth_picture, measured, ratio_picture, table
@@ -160,6 +162,14 @@ def test_ratios_are_taken_step_by_step_and_against_the_bound() -> None:
     assert measured("made-up", made_up(adapter=True)).curve is None
     assert measured("made-up", made_up(completions=4)).curve is None
     assert "4.00 times the rate" in table({"made-up": made_up()})
+
+
+def test_an_interrupted_run_is_taken_up_if_nothing_differs() -> None:
+    facts = {"device": "cpu", "threads": 2, "cases": {}}
+    kept = {"versions": taken_part(), **facts, "cases": {"real": made_up()}}
+    assert _resumed(json.loads(json.dumps(kept)), facts) == {"real": made_up()}
+    with pytest.raises(SystemExit, match="differs in threads"):
+        _resumed(kept, {**facts, "threads": 3})
 
 
 def test_a_goal_that_is_not_reached_is_told(tmp_path: Path) -> None:
