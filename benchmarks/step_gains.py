@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from kept_results import RESULTS, keep
 from preference_step import Contestant, measure
-from step.cases import CASES
+from step.cases import cpu_cases
 from step.document import write_page
+from step.without import PLAIN_WAYS
 
 PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 WORKER = "step.veritune_worker"
@@ -24,10 +25,7 @@ GAINS = {
     "each prompt once": Contestant(WORKER, {"sharing": "packed"}),
     "each prompt once, no padding": Contestant(WORKER, {"sharing": "padded"}),
     "activations kept": Contestant(WORKER, {"gradient_checkpointing": True}),
-    "logits kept": Contestant(WORKER, {}, "kept logits"),
-    "attention by blocks": Contestant(WORKER, {}, "attention by blocks"),
-    "batches made ahead": Contestant(WORKER, {}, "batches ahead"),
-    "fused optimizer": Contestant(WORKER, {}, "fused optimizer"),
+    **{part: Contestant(WORKER, {}, part) for part in PLAIN_WAYS},
 }
 """What is missing, and how it is taken away."""
 
@@ -65,10 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     contestants = {"veritune": Contestant(WORKER, {}), **GAINS}
     rows: list[dict[str, Any]] = []
-    for case in CASES["cpu"]:
-        is_wanted = case.name in (arguments.only or NAMES)
-        if not is_wanted or (case.lengths is None and arguments.pairs is None):
-            continue
+    for case in cpu_cases(arguments.only or NAMES, arguments.pairs):
         print(f"{case.name}: {case.title}", flush=True)
         wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
         result = measure(wanted, arguments.pairs, contestants, lambda text: print(text, flush=True))

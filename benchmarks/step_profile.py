@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from kept_results import RESULTS, keep
-from step.cases import CASES, SEED, Case, write_model, write_records
+from step.cases import SEED, Case, cpu_cases, write_model, write_records
 from step.document import GOALS, write_page
 from step.veritune_worker import config_of
 from torch.profiler import profile
@@ -82,10 +82,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for case in CASES["cpu"]:
-        is_wanted = case.name in (arguments.only or NAMES)
-        if not is_wanted or (case.lengths is None and arguments.pairs is None):
-            continue
+    for case in cpu_cases(arguments.only or NAMES, arguments.pairs):
         rows.append({"case": case.title, "shares": shares(case, arguments.pairs)})
         told = ", ".join(f"{part} {share:.0%}" for part, share in rows[-1]["shares"].items())
         print(f"{case.title}: {told}", flush=True)

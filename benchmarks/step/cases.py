@@ -179,6 +179,12 @@ CASES = {"cpu": _CPU, "cuda": _CUDA}
 LONG_PROMPT = 10_000
 
 
+def cpu_cases(names: Sequence[str], pairs: Path | None) -> list[Case]:
+    """The cases of these names; those of real pairs only if there is a file of them."""
+    wanted = [case for case in CASES["cpu"] if case.name in names]
+    return [case for case in wanted if case.lengths is not None or pairs is not None]
+
+
 def write_records(case: Case, folder: Path, pairs: Path | None) -> Path:
     """The records of a case as JSON Lines: pairs, or groups with scores.
 

@@ -48,9 +48,9 @@ def _fused_optimizer() -> None:
 
 
 PLAIN_WAYS: dict[str, Callable[[], None]] = {
+    "logits kept": _kept_logits,
     "attention by blocks": _attention_by_blocks,
-    "kept logits": _kept_logits,
-    "batches ahead": _batches_ahead,
+    "batches made ahead": _batches_ahead,
     "fused optimizer": _fused_optimizer,
 }
 """By what each takes away."""
