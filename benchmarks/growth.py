@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kept_results import RESULTS, keep
+from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from step.cases import Case, Lengths, record_tokens, write_model, write_records
 from step.document import write_page
 
@@ -29,7 +29,6 @@ SIZES = (1_000, 10_000, 100_000)
 LENGTHS = Lengths(12, 0.3, 8, 0.4, 64)
 BATCH = 64
 SHAPE = "tiny"
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
 
 def train(task: dict[str, str]) -> None:
@@ -105,7 +104,7 @@ def main() -> None:
         )
     if arguments.records is None:
         keep(RESULTS / "growth.json", {**_about(), "rows": rows})
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
 
 
 def _about() -> dict[str, Any]:

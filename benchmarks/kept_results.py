@@ -7,6 +7,7 @@ from typing import Any
 from veritune.provenance import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PERFORMANCE_PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 
 
 def taken_part() -> dict[str, str]:

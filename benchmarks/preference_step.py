@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from kept_results import RESULTS, keep, taken_part
+from kept_results import PERFORMANCE_PAGE, RESULTS, keep, taken_part
 from step.bound import Group, matrix_rate, step_operations, useful_tokens
 from step.cases import CASES, SEED, SHAPES, Case, Shape, record_tokens, write_model, write_records
 from step.document import table, write_page
@@ -33,7 +33,6 @@ from veritune.batches.order import RecordOrder
 from veritune.models.adapters import AdapterConfig
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "performance.md"
 LEARNING_RATE = 1e-4
 
 
@@ -270,7 +269,7 @@ def main() -> None:
         return
     file = RESULTS / f"preference_step_{device}.json"
     if arguments.render:
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
         return
     chosen = [c for c in CASES[device] if not arguments.only or c.name in arguments.only]
     facts: dict[str, Any] = {
@@ -307,7 +306,7 @@ def main() -> None:
             keep(partial, facts)
     if not arguments.only:
         partial.replace(file)
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 import psutil
-from kept_results import RESULTS, keep
+from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from step.document import write_page
 
 from veritune.commands.display import Display
@@ -46,7 +46,6 @@ NUM_WORDS = 8_000
 VOCAB_SIZE = 16_384
 TEXTS_OF_TOKENIZER = 3_000
 SECONDS_BETWEEN_LOOKS = 0.05
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 MIB = 2**20
 
 
@@ -169,7 +168,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if words.records is None:
         keep(RESULTS / "prepare_records.json", {"cores": num_cores(), "rows": rows})
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
 
 
 if __name__ == "__main__":

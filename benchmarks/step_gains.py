@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kept_results import RESULTS, keep
+from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from preference_step import Contestant, measure
 from step.cases import cpu_cases
 from step.document import write_page
 from step.without import PLAIN_WAYS
 
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 WORKER = "step.veritune_worker"
 GAINS = {
     "each prompt once": Contestant(WORKER, {"sharing": "packed"}),
@@ -73,7 +72,7 @@ def main() -> None:
             print(f"  without {name}: {told}", flush=True)
     if arguments.only is None:
         keep(RESULTS / "step_gains.json", {"threads": torch.get_num_threads(), "rows": rows})
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kept_results import RESULTS, keep
+from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from step.cases import SEED, Case, cpu_cases, write_model, write_records
 from step.document import GOALS, write_page
 from step.veritune_worker import config_of
@@ -23,7 +23,6 @@ from torch.profiler import profile
 from veritune.commands.display import Display
 from veritune.commands.train import train
 
-PAGE = RESULTS.parents[1] / "docs" / "performance.md"
 PARTS = {
     "products of the layers": ("aten::linear", "MmBackward0", "AddmmBackward0"),
     "attention": ("_BlockAttention", "_BlockAttentionBackward"),
@@ -88,7 +87,7 @@ def main() -> None:
         print(f"{case.title}: {told}", flush=True)
     if arguments.only is None:
         keep(RESULTS / "step_profile.json", {"threads": torch.get_num_threads(), "rows": rows})
-        write_page(RESULTS, PAGE)
+        write_page(RESULTS, PERFORMANCE_PAGE)
 
 
 if __name__ == "__main__":
