@@ -217,9 +217,10 @@ def _steps(
 def _counts(case: Case, in_order: list[Group]) -> list[dict[str, float]]:
     """What each measured step holds, and what it must cost."""
     counts = []
+    rank = AdapterConfig().rank if case.adapter else None
     for step in range(1, case.steps + 1):
         groups = in_order[step * case.groups : (step + 1) * case.groups]
-        operations = step_operations(SHAPES[case.shape], groups, adapter=case.adapter)
+        operations = step_operations(SHAPES[case.shape], groups, rank=rank)
         counts.append({"tokens": useful_tokens(groups), "operations": operations})
     return counts
 

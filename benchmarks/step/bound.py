@@ -17,11 +17,11 @@ Group = tuple[int, list[int]]
 """Tokens of a prompt and of each of its completions."""
 
 
-def step_operations(shape: Shape, groups: Sequence[Group], *, adapter: bool) -> float:
+def step_operations(shape: Shape, groups: Sequence[Group], *, rank: int | None) -> float:
     """Floating-point operations of one step.
 
-    Frozen weights need no gradient of their own, so with adapters a matrix costs two products and
-    not three; the adapters' own products are left out.
+    Frozen weights need no gradient of their own, so with adapters of a rank a matrix costs two
+    products and not three, and those of its adapter, which is trained.
     """
     tokens = attended = targets = 0.0
     for prompt, completions in groups:
@@ -29,11 +29,12 @@ def step_operations(shape: Shape, groups: Sequence[Group], *, adapter: bool) -> 
         tokens += prompt + sum(inputs)
         attended += prompt**2 / 2 + sum(size * prompt + size**2 / 2 for size in inputs)
         targets += sum(completions)
-    products = 2 if adapter else 3
+    products = 3 if rank is None else 2
+    adapters = 0.0 if rank is None else 2.0 * shape.adapter_parameters(rank) * tokens
     trunk = 2.0 * shape.trunk_parameters * tokens
     head = 2.0 * shape.hidden * shape.vocab * targets
     attention = 4.0 * shape.layers * shape.hidden * attended
-    return products * (trunk + head) + 3 * attention
+    return products * (trunk + head) + 3 * (attention + adapters)
 
 
 def useful_tokens(groups: Sequence[Group]) -> int:

@@ -44,11 +44,21 @@ class Shape:
     tied: bool = True
 
     @property
+    def layer_matrices(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of the matrices of a layer."""
+        keys = self.key_heads * (self.hidden // self.heads)
+        attention = [(self.hidden, self.hidden)] * 2 + [(self.hidden, keys)] * 2
+        gates = [(self.hidden, self.intermediate)] * 2
+        return [*attention, *gates, (self.intermediate, self.hidden)]
+
+    @property
     def trunk_parameters(self) -> int:
         """Weights of the matrix products of all layers; no embedding, no head."""
-        head = self.hidden // self.heads
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.key_heads * head
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.layer_matrices)
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Weights of adapters of a rank on all those matrices."""
+        return self.layers * rank * sum(sum(sizes) for sizes in self.layer_matrices)
 
     @property
     def parameters(self) -> int:

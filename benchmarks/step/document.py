@@ -271,45 +271,38 @@ def _spread(case: Measured, peer: str) -> str:
 
 def _goals(cases: Sequence[Measured]) -> str:
     """What was set as a goal before, and how far each case is from it."""
-    lines = ["| goal | reached | case |", "|---|---|---|"]
-
-    def row(wanted: str, value: str, holds: bool, case: Measured) -> None:
-        lines.append(
-            f"| {wanted} | {value}{'' if holds else ' (**not reached**)'} | {case.title} |"
-        )
-
+    lines = [
+        "| case | times TRL's rate | times TRL tuned | of TRL's memory | of TRL tuned | over the "
+        "bound | curves differ by |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for case in cases:
-        for peer, goal in GOALS.get(case.name, {}).items():
-            if peer in case.ratios:
-                ratio = case.ratio(peer)
-                wanted = f"{goal:g} times the rate of {PEERS[peer]}"
-                row(wanted, f"{ratio:.2f}", ratio >= goal, case)
-        for peer in PEERS:
-            if peer in case.peaks:
-                part = case.memory(peer)
-                row(
-                    f"a third of the memory of {PEERS[peer]}",
-                    f"{part:.2f}",
-                    part <= MEMORY_GOAL,
-                    case,
-                )
-        row(
-            f"{BOUND_GOAL} times the bound",
-            f"{case.over_bound:.2f}",
-            case.over_bound <= BOUND_GOAL,
-            case,
-        )
-        if case.curve is not None:
-            row(
-                "training curve within 1e-3 of TRL's",
-                f"{case.curve:.0e}",
-                case.curve <= CURVE_GOAL,
-                case,
-            )
-    told = ["Goals that were set before measuring:", "", *lines]
-    if any("not reached" in line for line in lines):
-        told += ["", "[Where the time goes](#where-the-time-goes) shows what is beyond the bound."]
-    return "\n".join(told)
+        goals = GOALS.get(case.name, {})
+        cells = [
+            *(_held(case.ratio(p) if p in case.ratios else None, goals.get(p)) for p in PEERS),
+            *(_held(case.memory(p) if p in case.peaks else None, most=MEMORY_GOAL) for p in PEERS),
+            _held(case.over_bound, most=BOUND_GOAL),
+            _held(case.curve, most=CURVE_GOAL),
+        ]
+        lines.append("| " + " | ".join([case.title, *cells]) + " |")
+    table = "\n".join(lines)
+    told = f"Goals that were set before measuring, and what was reached:\n\n{table}"
+    if "not reached" in table:
+        told += "\n\n[Where the time goes](#where-the-time-goes) shows what is beyond the bound."
+    return told
+
+
+def _held(value: float | None, least: float | None = None, *, most: float | None = None) -> str:
+    """What was reached, and in brackets the goal."""
+    if value is None or least is most is None:
+        return "–"
+    if least is not None:
+        text, holds = f"{value:.1f} (≥ {least:g})", value >= least
+    else:
+        assert most is not None, "one of them is given"
+        told = f"{value:.2f} (≤ {most:.2f})" if most > 0.01 else f"{value:.0e} (≤ {most:.0e})"
+        text, holds = told, value <= most
+    return text if holds else f"{text}, **not reached**"
 
 
 def _gains_section(results: Results) -> str:

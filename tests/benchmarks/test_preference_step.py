@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from veritune.batches.prefetch import Prefetch
 from veritune.commands.train_settings import TrainConfig
 from veritune.models import attention, forward
+from veritune.models.adapters import AdapterConfig, attach_adapter
 from veritune.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,17 +108,21 @@ def test_the_bound_counts_what_a_step_multiplies() -> None:
     trunk = 6 * shape.trunk_parameters * tokens
     head = 6 * shape.hidden * shape.vocab * targets
     attention = 3 * 4 * shape.layers * shape.hidden * attended
-    assert step_operations(shape, [(prompt, sizes)], adapter=False) == trunk + head + attention
-    frozen = step_operations(shape, [(prompt, sizes)], adapter=True)
-    assert frozen == pytest.approx(2 / 3 * (trunk + head) + attention)
+    assert step_operations(shape, [(prompt, sizes)], rank=None) == trunk + head + attention
+    frozen = step_operations(shape, [(prompt, sizes)], rank=4)
+    adapters = 6 * shape.adapter_parameters(4) * tokens
+    assert frozen == pytest.approx(2 / 3 * (trunk + head) + attention + adapters)
     assert useful_tokens([(prompt, sizes)]) == 20
 
 
-def test_trunk_weights_are_those_of_the_model_itself(tmp_path: Path) -> None:
+def test_weights_are_those_of_the_model_itself(tmp_path: Path) -> None:
     case = case_of("tldr", shape="tiny", steps=1)
     model = AutoModelForCausalLM.from_pretrained(write_model(case, tmp_path, None))
     matrices = [p for name, p in model.named_parameters() if "proj" in name and p.dim() == 2]
     assert sum(p.numel() for p in matrices) == SHAPES["tiny"].trunk_parameters
+    attach_adapter(model, AdapterConfig(rank=3), seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == SHAPES["tiny"].adapter_parameters(3)
 
 
 def test_a_matrix_rate_is_a_rate() -> None:
@@ -182,8 +187,8 @@ def test_a_goal_that_is_not_reached_is_told(tmp_path: Path) -> None:
     }
     (tmp_path / "preference_step_cpu.json").write_text(json.dumps(facts))
     page = document(tmp_path)
-    assert "| 5 times the rate of TRL as it comes | 4.00 (**not reached**) |" in page
-    assert "| a third of the memory of TRL as it comes | 0.25 |" in page
+    reached = "| 300 real pairs | 4.0 (≥ 5), **not reached** | 2.5 (≥ 3.5), **not reached** | 0.25"
+    assert reached in page
     assert "On a GPU\n\nNot measured yet" in page
 
 

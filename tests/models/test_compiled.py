@@ -40,15 +40,16 @@ def test_rows_of_every_length_use_the_programs_of_the_first(measured: Any, famil
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "adapted llama", "gemma3"])
 def test_the_kernel_for_gpus_stays_inside_one_program_for_rows_of_every_length(
     measured: Any, family: str
 ):
     found = measured[f"{family} for gpus"]
 
-    # One for each kind of layer: those of gemma3 differ by their window. Rows in which nothing is
-    # shared, as is the second, gather no keys and have one of their own.
-    kinds = {"llama": 1, "gemma3": 2}[family]
+    # One for each kind of layer: those of gemma3 differ by their window, and the first adapted one
+    # from others in that its input needs no gradient. Rows in which nothing is shared, as is the
+    # second, gather no keys and have one of their own.
+    kinds = {"llama": 1, "adapted llama": 2, "gemma3": 2}[family]
     assert found["counts"] == [kinds, 2 * kinds, 2 * kinds, 2 * kinds]
     assert found["breaks"] == 0
     assert found["error"] < 1e-5
@@ -63,8 +64,11 @@ def test_layers_with_closed_lengths_would_be_compiled_for_every_row(measured: An
 
 
 @pytest.mark.slow
-def test_programs_that_are_taken_apart_and_put_together_give_the_same_numbers(measured: Any):
-    assert measured["taken apart"]["error"] < 1e-5
+@pytest.mark.parametrize("family", ["llama", "adapted llama"])
+def test_programs_that_are_taken_apart_and_put_together_give_the_same_numbers(
+    measured: Any, family: str
+):
+    assert measured[f"{family} taken apart"]["error"] < 1e-5
 
 
 def test_names_of_weights_stay_as_they_are(make_model: Make):

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from veritune.batches.pack import pack
 from veritune.models import attention, attention_kernels
+from veritune.models.adapters import AdapterConfig, attach_adapter
 from veritune.models.compiled import compile_layers
 from veritune.models.forward import CausalModel
 from veritune.models.tiny import tiny_model
@@ -47,6 +48,13 @@ SIZES: dict[str, Any] = {
 def make_model(family: str) -> Any:
     if family == "gpt2":
         return tiny_model("gpt2", vocab_size=VOCAB)
+    if family == "adapted llama":
+        adapted = make_model("llama")
+        attach_adapter(adapted, AdapterConfig(rank=2), seed=0)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        return adapted
     kinds = ["sliding_attention", "full_attention"]
     config = {
         "llama": lambda: LlamaConfig(**SIZES),
@@ -180,10 +188,11 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {family: run(family) for family in ("llama", "gpt2")}
     found["closed lengths"] = run("llama", dynamic=False)
-    found["taken apart"] = run("llama", backend="aot_eager")
+    for family in ("llama", "adapted llama"):
+        found[f"{family} taken apart"] = run(family, backend="aot_eager")
     with kernel_for_gpus():
-        found["llama for gpus"] = run("llama", multiple_of=32)
-        found["gemma3 for gpus"] = run("gemma3", multiple_of=32)
+        for family in ("llama", "adapted llama", "gemma3"):
+            found[f"{family} for gpus"] = run(family, multiple_of=32)
     print(json.dumps(found))
 
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters: attach, save, merge. PEFT does the work."""
+"""Low-rank adapters: attach and save. PEFT does the work."""
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ def attach_adapter(hf_model: Any, config: AdapterConfig, *, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from veritune.models.adapted_layer import fuse_adapted_layers
+
     targets = config.target_modules
     lora = LoraConfig(
         r=config.rank,
@@ -44,7 +46,7 @@ def attach_adapter(hf_model: Any, config: AdapterConfig, *, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(hf_model, lora)
+            peft_model = get_peft_model(hf_model, lora)
         except ValueError as error:
             raise ModelError(
                 f"the adapter does not fit the model ({error})",
@@ -52,6 +54,8 @@ def attach_adapter(hf_model: Any, config: AdapterConfig, *, seed: int) -> Any:
                 got=targets,
                 fix='use "all-linear", or names of linear layers of this model',
             ) from error
+    fuse_adapted_layers(peft_model)
+    return peft_model
 
 
 def save_adapter(peft_model: Any, folder: Path, base_name: str) -> None:
