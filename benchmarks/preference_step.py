@@ -282,7 +282,7 @@ def main() -> None:
         "adapter": AdapterConfig().model_dump(mode="json"),
         "cases": {},
     }
-    # Half an hour of measuring outlives what interrupts it, and replaces nothing before its end.
+    # An hour of measuring outlives what interrupts it, and replaces nothing before its end.
     partial = file.with_suffix(".partial.json")
     if arguments.resume and partial.is_file():
         facts["cases"] = _resumed(json.loads(partial.read_text()), facts)

@@ -17,7 +17,7 @@ from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from preference_step import Contestant, measure
 from step.cases import cpu_cases
 from step.document import write_page
-from step.without import PLAIN_WAYS
+from step.without import OF_ADAPTERS, PLAIN_WAYS
 
 WORKER = "step.veritune_worker"
 GAINS = {
@@ -28,7 +28,7 @@ GAINS = {
 }
 """What is missing, and how it is taken away."""
 
-NAMES = ("real", "ultrafeedback", "tldr", "k8")
+NAMES = ("real", "ultrafeedback", "tldr", "k8", "lora")
 
 
 def gains(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -36,8 +36,9 @@ def gains(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     contestants = result["contestants"]
     whole = contestants["veritune"]
     found = {}
-    for name in GAINS:
-        one = contestants[name]
+    for name, one in contestants.items():
+        if one is whole:
+            continue
         if one["error"] is not None:
             found[name] = {"error": one["error"]}
             continue
@@ -60,11 +61,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="measured steps of each case")
     parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
     arguments = parser.parse_args()
-    contestants = {"veritune": Contestant(WORKER, {}), **GAINS}
     rows: list[dict[str, Any]] = []
     for case in cpu_cases(arguments.only or NAMES, arguments.pairs):
         print(f"{case.name}: {case.title}", flush=True)
         wanted = case if arguments.steps is None else replace(case, steps=arguments.steps)
+        missing = {part: g for part, g in GAINS.items() if case.adapter or part != OF_ADAPTERS}
+        contestants = {"veritune": Contestant(WORKER, {}), **missing}
         result = measure(wanted, arguments.pairs, contestants, lambda text: print(text, flush=True))
         rows.append({"case": case.title, "gains": gains(result)})
         for name, gain in rows[-1]["gains"].items():

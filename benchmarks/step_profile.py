@@ -24,14 +24,17 @@ from veritune.commands.display import Display
 from veritune.commands.train import train
 
 PARTS = {
-    "products of the layers": ("aten::linear", "MmBackward0", "AddmmBackward0"),
+    "products of the layers": (
+        *("aten::linear", "MmBackward0", "AddmmBackward0"),
+        *("_AdaptedLinear", "_AdaptedLinearBackward"),
+    ),
     "attention": ("_BlockAttention", "_BlockAttentionBackward"),
     "output head": ("_LinearLogProbs", "_LinearLogProbsBackward"),
     "optimizer": ("aten::_fused_adamw_", "aten::linalg_vector_norm"),
 }
 """What operations and their parts, of which none lies in another, are counted as."""
 
-NAMES = (*GOALS, "k4")
+NAMES = (*GOALS, "k4", "lora", "long")
 
 REST = "normalization, activation, rotation, embedding and Python"
 

@@ -306,12 +306,13 @@ def _held(value: float | None, least: float | None = None, *, most: float | None
 
 
 def _gains_section(results: Results) -> str:
-    parts = list(results["rows"][0]["gains"])
+    parts = list(dict.fromkeys(part for row in results["rows"] for part in row["gains"]))
     lines = ["| without | " + " | ".join(row["case"] for row in results["rows"]) + " |"]
     lines.append("|---" * (len(results["rows"]) + 1) + "|")
     for part in parts:
-        gains = [row["gains"][part] for row in results["rows"]]
-        lines.append("| " + " | ".join([part, *map(_gain, gains)]) + " |")
+        gains = (row["gains"].get(part) for row in results["rows"])
+        cells = ("–" if gain is None else _gain(gain) for gain in gains)
+        lines.append("| " + " | ".join([part, *cells]) + " |")
     return (
         "## What each part gives\n\n"
         "How many times as long a step takes when one part is missing (the median, with the "
@@ -342,7 +343,8 @@ def _profile_section(results: Results) -> str:
         "they are. The bound holds the products of layers and head, and of attention its "
         "multiplications alone: a row of scores is also masked, its exponentials taken and summed, "
         "and in the backward pass computed again. The shorter the sequences, the more a step "
-        "consists of what is not in the bound.\n\n"
+        "consists of what is not in the bound; and the narrow matrices of adapters, which are in "
+        "it, multiply at less than the rate of wide ones.\n\n"
         "    python benchmarks/step_profile.py --pairs pairs.jsonl\n\n" + "\n".join(lines)
     )
 

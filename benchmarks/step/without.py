@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 
-from veritune.models import attention, forward
+from veritune.models import adapted_layer, attention, forward
 from veritune.training import loop, optimizer
+
+OF_ADAPTERS = "adapted layers in one operation"
+"""The part that only a model with adapters has."""
 
 
 def _attention_by_blocks() -> None:
     attention.KERNELS["blocks"] = attention.KERNELS["loop"]
+
+
+def _adapted_layers() -> None:
+    adapted_layer.fuse_adapted_layers = lambda _: None  # type: ignore[assignment]
 
 
 def _kept_logits() -> None:
@@ -52,5 +59,6 @@ PLAIN_WAYS: dict[str, Callable[[], None]] = {
     "attention by blocks": _attention_by_blocks,
     "batches made ahead": _batches_ahead,
     "fused optimizer": _fused_optimizer,
+    OF_ADAPTERS: _adapted_layers,
 }
 """By what each takes away."""

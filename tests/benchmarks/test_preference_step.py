@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from veritune.batches.prefetch import Prefetch
 from veritune.commands.train_settings import TrainConfig
-from veritune.models import attention, forward
+from veritune.models import adapted_layer, attention, forward
 from veritune.models.adapters import AdapterConfig, attach_adapter
 from veritune.training import loop
 
@@ -76,6 +76,7 @@ def test_every_part_that_is_taken_away_is_a_part(tmp_path: Path) -> None:
             {"model": "m", "data": "d", "objective": "dpo", "output": "o", "train": gain.train}
         )
     assert loop.Prefetch is Prefetch
+    assert callable(adapted_layer.fuse_adapted_layers)
     assert {"loop", "blocks"} <= set(attention.KERNELS)
     assert forward.BUDGET_BYTES["cpu"] > 1
 
