@@ -45,7 +45,7 @@ def test_values_and_gradients_are_those_of_peft(bias: bool, shape: tuple[int, ..
     fuse_adapted_layers(nn.Sequential(layer))
 
     found = values_and_gradients(layer, inputs)
-    assert layer(inputs).grad_fn.name() == "ViewBackward0"
+    assert "forward" in vars(layer)
     assert len(found) == len(expected) == 4
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
