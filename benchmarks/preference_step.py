@@ -11,7 +11,6 @@ learning rate and groups per step, and run through their own training loops in p
 own. Only one of them works at a time: each makes a step when it is told to.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,14 +25,23 @@ from typing import Any, NamedTuple
 import torch
 from kept_results import PERFORMANCE_PAGE, RESULTS, keep, taken_part
 from step.bound import Group, matrix_rate, step_operations, useful_tokens
-from step.cases import CASES, SEED, SHAPES, Case, Shape, record_tokens, write_model, write_records
+from step.cases import (
+    CASES,
+    LEARNING_RATE,
+    SEED,
+    SHAPES,
+    Case,
+    Shape,
+    case_words,
+    record_tokens,
+    write_task,
+)
 from step.document import table, write_page
 
 from veritune.batches.order import RecordOrder
 from veritune.models.adapters import AdapterConfig
 
 HERE = Path(__file__).resolve().parent
-LEARNING_RATE = 1e-4
 
 
 class Contestant(NamedTuple):
@@ -126,23 +134,13 @@ def measure(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="preference-step-") as name:
         folder = Path(name)
-        records = write_records(case, folder, pairs)
-        model = write_model(case, folder, pairs)
-        groups = record_tokens(model, records)
+        task = write_task(case, folder, pairs)
+        groups = record_tokens(Path(task["model"]), Path(task["records"]))
         order = RecordOrder(len(groups), SEED).slice(0, len(groups))
         rows = case.groups * case.completions // 2
-        task = {
-            "folder": name,
-            "model": str(model),
-            "records": str(records),
-            "cache": f"{name}/cache",
+        task |= {
             "order": order,
-            "groups": case.groups,
             "steps": case.steps,
-            "adapter": case.adapter,
-            "seed": SEED,
-            "learning_rate": LEARNING_RATE,
-            "objective": "dpo" if case.completions == 2 else "plackett_luce",
             "rows_per_device": rows // case.peer_accumulation,
             "accumulation": case.peer_accumulation,
             # Of the weights, as Veritune keeps them; on a GPU both compute in bfloat16.
@@ -251,15 +249,11 @@ def _resumed(kept: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measure the cases, keep the results and write the page."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = case_words(__doc__)
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--render", action="store_true", help="write the page and stop")
-    parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run has")
     parser.add_argument("--steps", type=int, help="measured steps of each case")
-    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their cases")
     parser.add_argument(
         "--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS)
     )

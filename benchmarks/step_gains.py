@@ -6,16 +6,14 @@
 The contestants take turns, as in `preference_step.py`, whose cases and workers these are.
 """
 
-import argparse
 import statistics
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from kept_results import PERFORMANCE_PAGE, RESULTS, keep
 from preference_step import Contestant, measure
-from step.cases import cpu_cases
+from step.cases import case_words, cpu_cases
 from step.document import write_page
 from step.without import OF_ADAPTERS, PLAIN_WAYS
 
@@ -54,12 +52,8 @@ def gains(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Measure the cases; keep what each part gives."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
+    parser = case_words(__doc__)
     parser.add_argument("--steps", type=int, help="measured steps of each case")
-    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for case in cpu_cases(arguments.only or NAMES, arguments.pairs):

@@ -7,7 +7,6 @@ The model and the records are those of `preference_step.py`. The profiler makes 
 slower, small ones most, so the shares say more than the seconds.
 """
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from kept_results import PERFORMANCE_PAGE, RESULTS, keep
-from step.cases import SEED, Case, cpu_cases, write_model, write_records
+from step.cases import Case, case_words, cpu_cases, write_task
 from step.document import GOALS, write_page
 from step.veritune_worker import config_of
 from torch.profiler import profile
@@ -51,21 +50,9 @@ def shares(case: Case, pairs: Path | None) -> dict[str, float]:
         return None
 
     with tempfile.TemporaryDirectory(prefix="step-profile-") as name:
-        folder = Path(name)
-        records = write_records(case, folder, pairs)
-        task = {
-            "model": str(write_model(case, folder, pairs)),
-            "records": str(records),
-            "objective": "dpo" if case.completions == 2 else "plackett_luce",
-            "output": f"{name}/run",
-            "cache": f"{name}/cache",
-            "groups": case.groups,
-            "learning_rate": 1e-4,
-            "seed": SEED,
-            "adapter": case.adapter,
-            "train": {},
-        }
-        train(config_of(task), Display(quiet=True), measure=between)
+        task = write_task(case, Path(name), pairs)
+        config = config_of({**task, "output": f"{name}/run", "train": {}})
+        train(config, Display(quiet=True), measure=between)
     events = {event.key: event for event in watch.key_averages()}
     whole = sum(event.self_cpu_time_total for event in events.values())
     found = {
@@ -77,12 +64,7 @@ def shares(case: Case, pairs: Path | None) -> dict[str, float]:
 
 def main() -> None:
     """Profile the cases; keep the shares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", metavar="CASE", help="profile these; keep nothing")
-    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their case")
-    arguments = parser.parse_args()
+    arguments = case_words(__doc__).parse_args()
     rows: list[dict[str, Any]] = []
     for case in cpu_cases(arguments.only or NAMES, arguments.pairs):
         rows.append({"case": case.title, "shares": shares(case, arguments.pairs)})

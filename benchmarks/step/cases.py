@@ -3,6 +3,7 @@
 Everything is written as files that any toolkit reads: a model folder and JSON Lines.
 """
 
+import argparse
 import itertools
 import json
 import math
@@ -27,6 +28,7 @@ SPACE = "\u0120"
 NUM_PIECES = 257
 """Tokens that are no words: the bytes and the end of a text."""
 SEED = 0
+LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,41 @@ CASES = {"cpu": _CPU, "cuda": _CUDA}
 LONG_PROMPT = 10_000
 
 
+def case_words(text: str) -> argparse.ArgumentParser:
+    """The words of a benchmark on cases: which, and where real pairs are; `text` is its help."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="measure these; keep nothing")
+    parser.add_argument("--pairs", type=Path, help="JSON Lines of real pairs, for their cases")
+    return parser
+
+
 def cpu_cases(names: Sequence[str], pairs: Path | None) -> list[Case]:
     """The cases of these names; those of real pairs only if there is a file of them."""
     wanted = [case for case in CASES["cpu"] if case.name in names]
     return [case for case in wanted if case.lengths is not None or pairs is not None]
+
+
+def write_task(case: Case, folder: Path, pairs: Path | None) -> dict[str, Any]:
+    """Write the model and the records of a case, and say what is to be done with them.
+
+    Args:
+        case: The case.
+        folder: Where everything goes.
+        pairs: A file of real pairs, for a case without lengths.
+    """
+    return {
+        "folder": str(folder),
+        "records": str(write_records(case, folder, pairs)),
+        "model": str(write_model(case, folder, pairs)),
+        "cache": str(folder / "cache"),
+        "objective": "dpo" if case.completions == 2 else "plackett_luce",
+        "groups": case.groups,
+        "adapter": case.adapter,
+        "learning_rate": LEARNING_RATE,
+        "seed": SEED,
+    }
 
 
 def write_records(case: Case, folder: Path, pairs: Path | None) -> Path:

@@ -54,16 +54,15 @@ def test_values_and_gradients_are_those_of_peft(bias: bool, shape: tuple[int, ..
 def test_gradients_are_those_of_finite_differences():
     layer = layer_of(bias=True, inputs=5, outputs=6).double()
     fuse_adapted_layers(nn.Sequential(layer))
-    down, up = layer.lora_A["default"], layer.lora_B["default"]
+    names = ("lora_A.default.weight", "lora_B.default.weight")
 
-    def outputs(inputs: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        down.weight.data, up.weight.data = one, other
-        return torch.func.functional_call(
-            layer, {"lora_A.default.weight": one, "lora_B.default.weight": other}, (inputs,)
-        )
+    def outputs(inputs: Tensor, *weights: Tensor) -> Tensor:
+        named = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(layer, named, (inputs,))
 
-    operands = [torch.randn(3, 5).double(), down.weight.data.clone(), up.weight.data.clone()]
-    assert torch.autograd.gradcheck(outputs, [one.requires_grad_() for one in operands])
+    operands = [torch.randn(3, 5).double(), *map(layer.get_parameter, names)]
+    operands = [one.detach().clone().requires_grad_() for one in operands]
+    assert torch.autograd.gradcheck(outputs, operands)
 
 
 def test_under_autocast_it_computes_in_half_precision_as_peft_does():

@@ -30,6 +30,11 @@ Exact = Callable[..., Tensor]
 TOLERANCE = 3e-5
 
 
+@pytest.fixture
+def hf_model(family: str, experts: str, make_model: Make) -> Any:
+    return make_model(family, experts=experts)
+
+
 def sums_of(model: CausalModel, groups: Groups) -> Tensor:
     return model.completion_logprobs(model.batch(groups, range(len(groups))))[0]
 
@@ -68,14 +73,8 @@ def flat(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def test_sequence_logprobs_are_those_of_a_plain_float64_run_in_every_layout(
-    family: str,
-    experts: str,
-    make_model: Make,
-    groups: Groups,
-    exact_logprobs: Exact,
-    in_float64: Make,
+    hf_model: Any, groups: Groups, exact_logprobs: Exact, in_float64: Make
 ):
-    hf_model = make_model(family, experts=experts)
     with torch.no_grad():
         expected = exact_logprobs(in_float64(hf_model), groups)
         for sharing in LAYOUTS:
@@ -91,14 +90,8 @@ def test_sequence_logprobs_are_those_of_a_plain_float64_run_in_every_layout(
 
 
 def test_gradients_are_those_of_a_plain_float64_run(
-    family: str,
-    experts: str,
-    make_model: Make,
-    groups: Groups,
-    exact_logprobs: Exact,
-    in_float64: Make,
+    family: str, hf_model: Any, groups: Groups, exact_logprobs: Exact, in_float64: Make
 ):
-    hf_model = make_model(family, experts=experts)
     exact_model = in_float64(hf_model)
     exact = exact_logprobs(exact_model, groups)
     weights = weights_of(len(exact))

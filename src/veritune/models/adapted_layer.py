@@ -1,8 +1,8 @@
 """A frozen linear layer with a low-rank update, as one operation with a backward pass of its own.
 
 PEFT makes the update, multiplies it by its scale and adds it to the layer's output: three tensors
-as large as that output, and two more in the backward pass. Here the update is added within a
-product, and gradients too.
+as large as that output, and more in the backward pass. Here the update is added within a product,
+and so are gradients.
 """
 
 from types import MethodType
